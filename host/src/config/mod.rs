@@ -1,0 +1,308 @@
+//! The configuration as it is meant: checked, with defaults filled in and units resolved.
+//!
+//! `file.rs` has it as it is written. Names that refer to something (an upstream, a plugin, a
+//! listener) are indices here, so that nothing after this module can refer to what is not there.
+
+mod error;
+mod file;
+mod template;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+
+pub(crate) use error::{Error, Problem};
+pub(crate) use template::{Template, Variable};
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// Worker threads. Default: one per core.
+    pub(crate) workers: usize,
+    pub(crate) admin: Option<Admin>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: ClientTimeouts,
+    /// At least one.
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) plugins: Vec<Plugin>,
+    /// In the order of the file.
+    pub(crate) sites: Vec<Site>,
+}
+
+/// Where `/healthz` and `/metrics` are served.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Admin {
+    pub(crate) listen: SocketAddr,
+}
+
+/// Where and how each exchange and session is recorded at its end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AccessLog {
+    pub(crate) target: LogTarget,
+    pub(crate) format: LogFormat,
+}
+
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+/// How a line of the access log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Bounds on what clients may send and hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Request line and fields of a request head, in bytes. Default 32 KiB; more is answered with 431.
+    pub(crate) max_header_bytes: usize,
+    /// Fields of a request head. Default 100; more is answered with 431.
+    pub(crate) max_headers: usize,
+    /// Request target in bytes. Default 8 KiB; more is answered with 414.
+    pub(crate) max_uri_bytes: usize,
+    /// Client connections of one worker. Default 16384; further ones are closed at once.
+    pub(crate) max_connections: usize,
+}
+
+/// How long clients may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientTimeouts {
+    /// Whole TLS handshake. Default 10 s.
+    pub(crate) tls_handshake: Duration,
+    /// From the first byte of a request head to its last. Default 60 s; then 408.
+    pub(crate) header_read: Duration,
+    /// Between requests of a connection. Default 75 s.
+    pub(crate) keep_alive: Duration,
+    /// Between two reads of a request body. Default 60 s; then 408.
+    pub(crate) body_read: Duration,
+    /// Between two writes to a client that does not read. Default 60 s.
+    pub(crate) send: Duration,
+    /// How long exchanges and sessions may go on after the first SIGTERM or SIGINT. Default 30 s.
+    pub(crate) drain: Duration,
+}
+
+/// A bound address.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Listener {
+    pub(crate) bind: SocketAddr,
+    pub(crate) tls: bool,
+}
+
+/// A named group of endpoints. `url = "..."` in a route makes one of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Upstream {
+    /// The name in the file; host and port of the URL for an upstream made by `url`. It is what
+    /// `$proxy_host` says.
+    pub(crate) name: String,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) balance: Balance,
+    /// Idle connections kept per worker and endpoint. Default 32; 0 keeps none.
+    pub(crate) keep_alive: usize,
+    /// How long an idle connection is kept. Default 60 s.
+    pub(crate) keep_alive_timeout: Duration,
+    pub(crate) tls: Option<UpstreamTls>,
+}
+
+/// How an upstream shares out requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// Smooth weighted round-robin.
+    RoundRobin,
+}
+
+/// One address of an upstream. A name in the file that resolves to several makes several of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    /// At least 1. Default 1.
+    pub(crate) weight: u32,
+    /// Failures within `fail_timeout` that take the endpoint out. Default 1; 0 never does.
+    pub(crate) max_fails: u32,
+    /// How long failures count, and how long the endpoint stays out. Default 10 s.
+    pub(crate) fail_timeout: Duration,
+    pub(crate) backup: bool,
+}
+
+/// TLS towards a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpstreamTls {
+    /// File of PEM certificates to trust instead of the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// Name to send and to verify. Default: the endpoint's host as written, so it must be given
+    /// where `endpoints` are bare addresses that the certificate does not name.
+    pub(crate) server_name: String,
+    /// Default true.
+    pub(crate) verify: bool,
+}
+
+/// A plugin named in the file, or a variant of one that a route made with its own `config`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plugin {
+    /// The name in the file; variants share it.
+    pub(crate) name: String,
+    pub(crate) module: Module,
+    /// The `config` table as JSON; `{}` if there is none.
+    pub(crate) config: String,
+    pub(crate) limits: PluginLimits,
+    pub(crate) on_failure: OnFailure,
+}
+
+/// Where a plugin's code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Module {
+    /// Part of the binary: `builtin:NAME`, without the prefix.
+    Builtin(String),
+    File(PathBuf),
+}
+
+/// Bounds on one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PluginLimits {
+    /// CPU time of one call. Default 5 ms; kept to about 2 ms.
+    pub(crate) call_timeout: Duration,
+    /// Linear memory of one instance. Default 16 MiB.
+    pub(crate) memory_bytes: usize,
+    /// Bytes one call may produce: answers, replacements, sent messages. Default 4 MiB.
+    pub(crate) output_bytes: usize,
+    /// Messages one call may send. Default 64.
+    pub(crate) output_messages: usize,
+}
+
+/// What a plugin's failure means for the exchange or session at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnFailure {
+    /// 500, or close with 1011.
+    Closed,
+    /// Go on without the plugin.
+    Open,
+}
+
+/// Names served alike.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Site {
+    /// Lower case. At least one, unless `default`.
+    pub(crate) names: Vec<SiteName>,
+    /// Indices into [`Config::listeners`].
+    pub(crate) listeners: Vec<usize>,
+    /// Answers requests of its listeners that name no site. Default: the first site of a listener.
+    pub(crate) default: bool,
+    pub(crate) certificate: Option<Certificate>,
+    /// In the order of the file.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// A name a site answers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SiteName {
+    /// `www.example.com`
+    Exact(String),
+    /// `*.example.com`, held as `.example.com`
+    Suffix(String),
+    /// `www.example.*`, held as `www.example.`
+    Prefix(String),
+}
+
+/// Files of a chain and its key, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Certificate {
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// What happens to requests whose path matches.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Route {
+    pub(crate) pattern: Pattern,
+    pub(crate) action: Action,
+    /// Indices into [`Config::plugins`], in the operator's order.
+    pub(crate) plugins: Vec<usize>,
+    /// Fields of the request sent to the service, after the defaults; an empty result sends none.
+    pub(crate) set_headers: Vec<(HeaderName, Template)>,
+    /// Upgrade tokens that may become tunnels, lower case. Default: `websocket`.
+    pub(crate) upgrade: Vec<String>,
+    pub(crate) websocket: WebSocket,
+    pub(crate) timeouts: RouteTimeouts,
+    /// Longest request body in bytes. Default 1 MiB; 0: no limit. More is answered with 413.
+    pub(crate) max_body_bytes: u64,
+}
+
+/// How a route's path is matched. The order in which patterns win is nginx's.
+#[derive(Debug, Clone)]
+pub(crate) enum Pattern {
+    /// `/chat`
+    Prefix(String),
+    /// `= /chat`
+    Exact(String),
+    /// `^~ /chat`: a prefix that keeps patterns from being tried.
+    PrefixFirst(String),
+    /// `~ re` and, without regard to case, `~* re`.
+    Regex(regex::Regex),
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Index into [`Config::upstreams`].
+    Proxy(usize),
+    Respond(Respond),
+}
+
+/// A fixed response.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Respond {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: Vec<(HeaderName, Template)>,
+    pub(crate) body: String,
+}
+
+/// WebSocket sessions of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WebSocket {
+    /// Longest message that plugins are shown, in bytes. Default 1 MiB. On a route whose plugins see
+    /// messages a longer one closes the session with 1009.
+    pub(crate) max_message_bytes: usize,
+    /// How long a session, or any other tunnel, may be silent in both directions. Default: the
+    /// route's `timeouts.read`.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// How long a service may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouteTimeouts {
+    /// To reach one endpoint, its TLS handshake included. Default 60 s; then the next, at last 504.
+    pub(crate) connect: Duration,
+    /// Between two writes to the service while one is pending. Default 60 s; then 504.
+    pub(crate) send: Duration,
+    /// Between two reads from the service. Default 60 s; before the head: 504.
+    pub(crate) read: Duration,
+}
+
+impl Config {
+    /// Reads and checks a file. All that is wrong with it is in the error, not only the first.
+    pub(crate) fn load(path: &Path) -> Result<Self, Error> {
+        file::load(path)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Prefix(a), Self::Prefix(b))
+            | (Self::Exact(a), Self::Exact(b))
+            | (Self::PrefixFirst(a), Self::PrefixFirst(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
+}
