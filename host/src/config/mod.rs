@@ -306,3 +306,14 @@ impl PartialEq for Pattern {
         }
     }
 }
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Prefix(path) => f.write_str(path),
+            Self::Exact(path) => write!(f, "= {path}"),
+            Self::PrefixFirst(path) => write!(f, "^~ {path}"),
+            Self::Regex(regex) => write!(f, "~ {regex}"),
+        }
+    }
+}

@@ -17,6 +17,16 @@ pub(crate) enum Side {
     Service,
 }
 
+impl Side {
+    /// Returns the opposite end.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Service,
+            Self::Service => Self::Client,
+        }
+    }
+}
+
 /// What a message is, as plugins see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MessageKind {

@@ -1,0 +1,216 @@
+//! Keys, chains and roots from files, made into rustls configurations for both sides.
+//!
+//! Which site a name belongs to is `route.rs`'s business; this module is given names and files.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+use crate::config::{Certificate, SiteName, UpstreamTls};
+
+/// What a certificate file can get wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot read certificates from {}", path.display())]
+    Chain { path: PathBuf, source: rustls::pki_types::pem::Error },
+    #[error("no certificate in {}", path.display())]
+    EmptyChain { path: PathBuf },
+    #[error("cannot read a private key from {}", path.display())]
+    Key { path: PathBuf, source: rustls::pki_types::pem::Error },
+    #[error("the key {} does not fit the certificate {}", key.display(), chain.display())]
+    Mismatch { chain: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("the certificate in {} cannot be trusted as an authority", path.display())]
+    Root { path: PathBuf, source: rustls::Error },
+    #[error("the system has no certificate authorities; give `tls.ca` a file")]
+    NoSystemRoots,
+    #[error("`tls.server_name`: expected a host name or an IP address, found `{name}`")]
+    ServerName { name: String },
+    #[error("cannot set up TLS")]
+    Setup(#[from] rustls::Error),
+}
+
+/// Returns the configuration of a TLS listener: TLS 1.2 and 1.3, a certificate by server name, and
+/// that of the first entry for clients that send none or an unknown one.
+///
+/// Sessions resume by tickets (RFC 8446 §4.6.1, RFC 5077), which need no state that workers share.
+pub(crate) fn server_config(
+    sites: &[(&[SiteName], &Certificate)],
+) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let resolver = Resolver::load(sites, &provider)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Returns the configuration for connections to a service, and the name to verify it by.
+pub(crate) fn client_config(
+    tls: &UpstreamTls,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = if tls.verify {
+        builder.with_root_certificates(roots(tls.ca.as_deref())?).with_no_client_auth()
+    } else {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unverified(algorithms)))
+            .with_no_client_auth()
+    };
+    let name = ServerName::try_from(tls.server_name.clone())
+        .map_err(|_| Error::ServerName { name: tls.server_name.clone() })?;
+    Ok((Arc::new(config), name))
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca {
+        for certificate in read_chain(path)? {
+            roots
+                .add(certificate)
+                .map_err(|source| Error::Root { path: path.to_owned(), source })?;
+        }
+        return Ok(roots);
+    }
+    // Single unusable certificates are common in system stores and no reason to fail.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(Error::NoSystemRoots) } else { Ok(roots) }
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let chain = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| Error::Chain { path: path.to_owned(), source })?;
+    if chain.is_empty() { Err(Error::EmptyChain { path: path.to_owned() }) } else { Ok(chain) }
+}
+
+fn read_pair(
+    certificate: &Certificate,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, Error> {
+    let chain = read_chain(&certificate.chain)?;
+    let key = PrivateKeyDer::from_pem_file(&certificate.key)
+        .map_err(|source| Error::Key { path: certificate.key.clone(), source })?;
+    CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(|source| Error::Mismatch {
+        chain: certificate.chain.clone(),
+        key: certificate.key.clone(),
+        source,
+    })
+}
+
+/// Chooses a certificate by the name the client asks for (RFC 6066 §3).
+#[derive(Debug)]
+struct Resolver {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// `.example.com`, longest first.
+    suffixes: Vec<(String, Arc<CertifiedKey>)>,
+    /// `www.example.`, longest first.
+    prefixes: Vec<(String, Arc<CertifiedKey>)>,
+    fallback: Option<Arc<CertifiedKey>>,
+}
+
+impl Resolver {
+    fn load(
+        sites: &[(&[SiteName], &Certificate)],
+        provider: &CryptoProvider,
+    ) -> Result<Self, Error> {
+        let mut resolver =
+            Self { exact: HashMap::new(), suffixes: vec![], prefixes: vec![], fallback: None };
+        for (names, certificate) in sites {
+            let pair = read_pair(certificate, provider)?;
+            resolver.fallback.get_or_insert_with(|| pair.clone());
+            for name in *names {
+                match name {
+                    SiteName::Exact(name) => {
+                        resolver.exact.entry(name.clone()).or_insert_with(|| pair.clone());
+                    }
+                    SiteName::Suffix(suffix) => {
+                        resolver.suffixes.push((suffix.clone(), pair.clone()));
+                    }
+                    SiteName::Prefix(prefix) => {
+                        resolver.prefixes.push((prefix.clone(), pair.clone()));
+                    }
+                }
+            }
+        }
+        resolver.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        resolver.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Ok(resolver)
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let suffix = || self.suffixes.iter().find(|(suffix, _)| name.ends_with(suffix.as_str()));
+        let prefix = || self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str()));
+        self.exact
+            .get(name)
+            .or_else(|| suffix().map(|(_, pair)| pair))
+            .or_else(|| prefix().map(|(_, pair)| pair))
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let asked = hello.server_name().map(str::to_ascii_lowercase);
+        asked.and_then(|name| self.find(&name).cloned()).or_else(|| self.fallback.clone())
+    }
+}
+
+/// Accepts any certificate, for `tls.verify = false`. Signatures of the handshake are still checked.
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl fmt::Debug for Unverified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unverified")
+    }
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}

@@ -1,0 +1,112 @@
+//! An HTTP/1.1 connection of a client: hyper reads and writes it, and this module watches the clock.
+//!
+//! Each request becomes a session in `proxy/session.rs`. After a 101 the socket is taken back from
+//! hyper and handed to the session that asked for it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, linger, run};
+use crate::stream::{Guarded, Stream};
+
+/// How long a client may take to end its side after its connection has been closed here.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why a connection was ended from here.
+enum Stop {
+    /// The head took too long.
+    HeadTimeout,
+    /// Nothing was asked for too long, or the worker drains and nothing is under way.
+    Idle,
+}
+
+/// Serves a connection to its end, or to where a session takes it over.
+pub(crate) async fn serve(
+    stream: Stream,
+    client: Rc<Client>,
+    worker: Rc<Worker>,
+    permit: ConnectionPermit,
+) {
+    let generation = worker.generation();
+    let mut builder = http1::Builder::new();
+    builder
+        // Room for a target that is too long, so that it is told from a head that is.
+        .max_header_size(generation.limits.max_header_bytes + generation.limits.max_uri_bytes)
+        .header_read_timeout(None);
+    if generation.limits.max_headers != DEFAULT_MAX_HEADERS {
+        builder.max_headers(generation.limits.max_headers);
+    }
+    let service = {
+        let (client, worker) = (client.clone(), worker.clone());
+        service_fn(move |request| {
+            let session = run(request, client.clone(), worker.clone());
+            async move { Ok::<_, Infallible>(session.await) }
+        })
+    };
+    let on_read = {
+        let client = client.clone();
+        move |bytes| client.read(bytes)
+    };
+    let stream = Guarded::new(stream, generation.timeouts.send, on_read);
+    drop(generation);
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+    let result = poll_fn(|cx| {
+        while let Poll::Ready(signal) = client.watch.poll_signal(cx) {
+            match (signal, client.phase()) {
+                (Signal::Expired, Phase::Head) => return Poll::Ready(Err(Stop::HeadTimeout)),
+                (Signal::Expired, _) => return Poll::Ready(Err(Stop::Idle)),
+                // hyper ends the connection after the response that is under way.
+                (Signal::Drain, _) => Pin::new(&mut connection).graceful_shutdown(),
+            }
+        }
+        Pin::new(&mut connection).poll(cx).map(Ok)
+    })
+    .await;
+
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().into_inner();
+    match result {
+        Ok(Ok(())) => {
+            if let Some(handover) = client.handover.borrow_mut().take() {
+                drop((client, parts.service));
+                handover(stream, parts.read_buf, permit);
+                return;
+            }
+        }
+        Ok(Err(error)) => debug!(remote = %client.remote, %error, "connection failed"),
+        Err(Stop::HeadTimeout) => {
+            let answer = b"HTTP/1.1 408 Request Timeout\r\n\
+                connection: close\r\ncontent-length: 0\r\n\r\n";
+            let begun = !parts.read_buf.is_empty();
+            if begun && let Err(error) = stream.write_all(answer).await {
+                debug!(remote = %client.remote, %error, "client was gone before its 408");
+            }
+        }
+        Err(Stop::Idle) => {}
+    }
+    if !client.has_ended() {
+        end(&mut stream, &worker).await;
+    }
+}
+
+/// hyper's own limit, which costs nothing; another one costs an allocation per request.
+const DEFAULT_MAX_HEADERS: usize = 100;
+
+/// Ends our side, then waits for the client to end its own: what it still sends must not make the
+/// kernel reset the connection before the last response has been read (RFC 9112 §9.6).
+async fn end(stream: &mut Stream, worker: &Worker) {
+    if stream.shutdown().await.is_ok() && timeout(LINGER, linger(stream, worker)).await.is_err() {
+        debug!("client did not end its side");
+    }
+}

@@ -1,0 +1,151 @@
+//! Bound addresses, and the loop that only accepts.
+//!
+//! Each worker has a socket of its own per address (`SO_REUSEPORT`), so that the kernel shares out
+//! connections and no worker waits for another.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+use super::{http, tls};
+use crate::proxy::{Client, ConnectionPermit, Signal, Worker};
+use crate::stream::Stream;
+
+/// Connections that may wait for a worker to accept them.
+const BACKLOG: i32 = 4096;
+
+/// How long to wait when the process has no descriptors left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// One worker's socket of one bound address.
+pub(crate) struct Listener {
+    /// Place in the configuration.
+    pub(crate) index: usize,
+    pub(crate) socket: std::net::TcpListener,
+}
+
+impl Listener {
+    /// Binds an address for a number of workers. Port 0 takes a free one, the same for all.
+    ///
+    /// The first socket is bound without `SO_REUSEPORT` for a moment, so that an address which another
+    /// process serves is an error instead of a share.
+    pub(crate) fn bind(
+        index: usize,
+        address: SocketAddr,
+        workers: usize,
+    ) -> io::Result<(SocketAddr, Vec<Self>)> {
+        let address = probe(address)?;
+        let sockets = (0..workers).map(|_| {
+            let socket = socket(address)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(Self { index, socket: socket.into() })
+        });
+        Ok((address, sockets.collect::<io::Result<_>>()?))
+    }
+
+    /// Accepts connections until the worker drains. TLS handshakes and requests happen in tasks of
+    /// their own, so that a slow client stops nobody.
+    pub(crate) async fn accept_loop(self, worker: Rc<Worker>) {
+        let listener = match TcpListener::from_std(self.socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch a listener");
+                return;
+            }
+        };
+        let watch = worker.sweep.watch();
+        loop {
+            let drained = std::future::poll_fn(|cx| match watch.poll_signal(cx) {
+                std::task::Poll::Ready(Signal::Drain) => std::task::Poll::Ready(()),
+                _ => std::task::Poll::Pending,
+            });
+            let accepted = tokio::select! {
+                biased;
+                () = drained => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, remote)) => {
+                    let Some(permit) = worker.admit() else {
+                        debug!(%remote, "connection refused: the worker has as many as it may");
+                        continue;
+                    };
+                    let worker = worker.clone();
+                    tokio::task::spawn_local(serve(socket, remote, self.index, worker, permit));
+                }
+                Err(error) if is_exhausted(&error) => {
+                    warn!(%error, "cannot accept");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+                // The client was gone before it was accepted.
+                Err(error) => debug!(%error, "cannot accept"),
+            }
+        }
+    }
+}
+
+async fn serve(
+    socket: TcpStream,
+    remote: SocketAddr,
+    listener: usize,
+    worker: Rc<Worker>,
+    permit: ConnectionPermit,
+) {
+    let setup = socket.set_nodelay(true).and_then(|()| socket.local_addr());
+    // Fails only if the client is gone already.
+    let Ok(local) = setup else { return };
+    let generation = worker.generation();
+    let tls = generation.listeners[listener].tls.clone();
+    let is_tls = tls.is_some();
+    let client = Rc::new(Client::new(remote, local, listener, is_tls, &worker));
+    let stream = match tls {
+        None => Stream::Plain(socket),
+        Some(config) => {
+            let limit = generation.timeouts.tls_handshake;
+            // Boxed: a TLS handshake is large, and this task is there for every connection.
+            match Box::pin(tls::accept(socket, config, limit)).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    worker.metrics.tls_handshake_failures.increment();
+                    debug!(%remote, %error, "TLS handshake failed");
+                    return;
+                }
+            }
+        }
+    };
+    drop(generation);
+    http::serve(stream, client, worker, permit).await;
+}
+
+/// Takes the address for a moment and returns it with the port that was found free.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = socket(address)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)?;
+    let bound = socket.local_addr()?;
+    bound.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

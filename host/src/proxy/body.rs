@@ -1,0 +1,162 @@
+//! The body of a response on its way to a client: streamed, counted, and the place where an exchange
+//! ends.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::session::{Ending, RouteHandle};
+use crate::upstream::Sender;
+
+/// A response body. When it has been sent, or the client is gone, the exchange is recorded.
+pub(crate) struct ResponseBody {
+    source: Source,
+    /// Bytes handed to hyper.
+    bytes: u64,
+    ending: Option<Ending>,
+}
+
+enum Source {
+    /// At most one chunk.
+    Fixed(Option<Bytes>),
+    Service(ServiceBody),
+}
+
+/// A body as it comes from a service, and the connection it comes on.
+pub(crate) struct ServiceBody {
+    incoming: Incoming,
+    read_timeout: Duration,
+    /// Runs while the service sends nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    connection: Option<Reusable>,
+}
+
+/// A connection that goes back to its pool once the response has been read.
+struct Reusable {
+    sender: Sender,
+    route: RouteHandle,
+    endpoint: usize,
+}
+
+/// Why a response broke off. hyper then closes the client's connection, which is how HTTP/1.1 says
+/// that a body is not whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("response broke off")]
+    Service(#[source] hyper::Error),
+    #[error("service sent nothing of its response for {0:?}")]
+    Timeout(Duration),
+}
+
+impl ResponseBody {
+    /// A body that is known.
+    pub(crate) fn fixed(bytes: Bytes) -> Self {
+        let source = Source::Fixed(Some(bytes).filter(|bytes| !bytes.is_empty()));
+        Self { source, bytes: 0, ending: None }
+    }
+
+    /// A body that a service sends.
+    pub(crate) fn service(body: ServiceBody) -> Self {
+        Self { source: Source::Service(body), bytes: 0, ending: None }
+    }
+
+    /// Ends the exchange when this body ends.
+    pub(crate) fn ends(&mut self, ending: Ending) {
+        self.ending = Some(ending);
+    }
+}
+
+impl ServiceBody {
+    /// `sender` goes back to the pool of `endpoint` once the body has been read.
+    pub(crate) fn new(
+        incoming: Incoming,
+        sender: Sender,
+        route: &RouteHandle,
+        endpoint: usize,
+    ) -> Self {
+        Self {
+            incoming,
+            read_timeout: route.settings.timeouts.read,
+            stalled: None,
+            connection: Some(Reusable { sender, route: route.clone(), endpoint }),
+        }
+    }
+}
+
+impl ServiceBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let timeout = self.read_timeout;
+            let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+            ready!(stalled.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(BodyError::Timeout(timeout))));
+        };
+        self.stalled = None;
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Service)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Source::Service(body) => ready!(body.poll_frame(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Some(Err(error)) => {
+                if let Some(ending) = &mut self.ending {
+                    ending.failed(error);
+                }
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Fixed(bytes) => bytes.is_none(),
+            Source::Service(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Fixed(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Source::Service(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Source::Service(body) = &mut self.source
+            && body.incoming.is_end_stream()
+            && let (Some(ending), Some(Reusable { sender, route, endpoint })) =
+                (&self.ending, body.connection.take())
+            && let Some(upstream) = &route.upstream
+        {
+            let endpoint = &upstream.endpoints[endpoint];
+            ending.worker().pools.put(upstream, &endpoint.state, sender);
+        }
+        if let Some(mut ending) = self.ending.take() {
+            ending.sent(self.bytes);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A client's connection, as its sessions see it: who it is, and what it waits for.
+//!
+//! `downstream/http.rs` reads and writes it and acts on its watch.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::sweep::Watch;
+use super::worker::{ConnectionPermit, Worker};
+use crate::stream::Stream;
+
+/// One connection of a client.
+pub(crate) struct Client {
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// Place of the listener it came in by.
+    pub(crate) listener: usize,
+    pub(crate) is_tls: bool,
+    /// What takes over the connection after a 101 went out.
+    pub(crate) handover: RefCell<Option<Handover>>,
+    /// Expires when a head or the next request takes too long.
+    pub(crate) watch: Watch,
+    phase: Cell<Phase>,
+    ended: Cell<bool>,
+    header_read: Duration,
+    keep_alive: Duration,
+}
+
+/// Takes a client's stream, the bytes that came after the request head, and the permit.
+pub(crate) type Handover = Box<dyn FnOnce(Stream, Bytes, ConnectionPermit)>;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request head.
+    Head,
+    /// A session, which has its own timeouts.
+    Session,
+}
+
+impl Client {
+    /// Notes a connection that was accepted. A client that connects is expected to ask.
+    pub(crate) fn new(
+        remote: SocketAddr,
+        local: SocketAddr,
+        listener: usize,
+        is_tls: bool,
+        worker: &Worker,
+    ) -> Self {
+        let generation = worker.generation();
+        let watch = worker.sweep.watch();
+        watch.arm(generation.timeouts.header_read);
+        Self {
+            remote,
+            local,
+            listener,
+            is_tls,
+            handover: RefCell::default(),
+            watch,
+            phase: Cell::new(Phase::Head),
+            ended: Cell::new(false),
+            header_read: generation.timeouts.header_read,
+            keep_alive: generation.timeouts.keep_alive,
+        }
+    }
+
+    /// Returns what the connection waits for.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Whether the client has ended its side.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Notes a read; 0 bytes are the end.
+    pub(crate) fn read(&self, bytes: usize) {
+        if bytes == 0 {
+            self.ended.set(true);
+        } else if self.phase.get() == Phase::Idle {
+            self.phase.set(Phase::Head);
+            self.watch.arm(self.header_read);
+        }
+    }
+
+    /// Notes that a request head is complete.
+    pub(crate) fn begin(&self) {
+        self.phase.set(Phase::Session);
+        self.watch.disarm();
+    }
+
+    /// Notes that an exchange is over.
+    pub(crate) fn rest(&self) {
+        self.phase.set(Phase::Idle);
+        self.watch.arm(self.keep_alive);
+    }
+}

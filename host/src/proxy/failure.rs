@@ -1,0 +1,148 @@
+//! Why an exchange or a session ended badly, and what the peers are told: the one table from
+//! failures to statuses and close codes.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use crate::protocol::close::CloseCode;
+use crate::protocol::message::{ProtocolError, Side};
+use crate::telemetry::ClosedBy;
+use crate::{plugin, upstream};
+
+/// Why a request was not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("request cannot be understood: {0}")]
+    BadRequest(&'static str),
+    #[error("request target is longer than {limit} bytes")]
+    TargetTooLong { limit: usize },
+    #[error("request head is longer than {limit} bytes")]
+    HeadTooLarge { limit: usize },
+    #[error("no route for host `{host}` and path `{path}`")]
+    NoRoute { host: String, path: String },
+    #[error("opening handshake cannot be understood: {0}")]
+    BadHandshake(&'static str),
+    #[error("WebSocket version is not 13")]
+    BadWebSocketVersion,
+    #[error(transparent)]
+    RequestBody(#[from] upstream::BodyProblem),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    #[error("service answered wrongly: {0}")]
+    BadResponse(&'static str),
+    #[error(transparent)]
+    Plugin(#[from] plugin::Failure),
+}
+
+impl Failure {
+    /// Returns what the client is answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::BadHandshake(_) => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NoRoute { .. } => StatusCode::NOT_FOUND,
+            Self::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::RequestBody(problem) => match problem {
+                upstream::BodyProblem::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                upstream::BodyProblem::Timeout { .. } => StatusCode::REQUEST_TIMEOUT,
+                upstream::BodyProblem::Aborted => StatusCode::BAD_REQUEST,
+            },
+            Self::Upstream(error) => match error {
+                upstream::Error::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+                upstream::Error::NoEndpoint { .. }
+                | upstream::Error::Connect { .. }
+                | upstream::Error::Tls { .. }
+                | upstream::Error::Exchange { .. } => StatusCode::BAD_GATEWAY,
+            },
+            Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::Plugin(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the failure is worth a line in the log: what clients do wrong is not.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.status().is_server_error()
+    }
+}
+
+/// Why a session of messages ended other than by the peers' own closing handshake.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionFailure {
+    #[error("client broke the protocol: {0}")]
+    ClientProtocol(ProtocolError),
+    #[error("service broke the protocol: {0}")]
+    ServiceProtocol(ProtocolError),
+    #[error("client went away without a Close frame")]
+    ClientGone,
+    #[error("service went away without a Close frame")]
+    ServiceGone,
+    #[error("silent for longer than the idle timeout")]
+    Idle,
+    #[error("the proxy is shutting down")]
+    Draining,
+    #[error(transparent)]
+    Plugin(plugin::Failure),
+    #[error("closed by a plugin")]
+    ClosedByPlugin { code: CloseCode, reason: String },
+}
+
+impl SessionFailure {
+    /// Returns the code and reason for the client; None: it is gone or has been told nothing by
+    /// intent.
+    pub(crate) fn close_for_client(&self) -> Option<(CloseCode, Cow<'_, str>)> {
+        Some(match self {
+            Self::ClientProtocol(error) => (error.close_code(), Cow::Owned(error.to_string())),
+            Self::ServiceProtocol(_) | Self::ServiceGone => (CloseCode::BAD_GATEWAY, "".into()),
+            Self::ClientGone => return None,
+            Self::Idle | Self::Draining => (CloseCode::GOING_AWAY, "".into()),
+            Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
+            Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
+        })
+    }
+
+    /// Returns the code and reason for the service; None: it is gone.
+    pub(crate) fn close_for_service(&self) -> Option<(CloseCode, Cow<'_, str>)> {
+        Some(match self {
+            Self::ServiceProtocol(error) => (error.close_code(), Cow::Owned(error.to_string())),
+            Self::ServiceGone => return None,
+            Self::ClientProtocol(_) | Self::ClientGone | Self::Idle | Self::Draining => {
+                (CloseCode::GOING_AWAY, "".into())
+            }
+            Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
+            Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
+        })
+    }
+
+    /// Returns the code that plugins are told.
+    pub(crate) fn close_code(&self) -> u16 {
+        self.close_for_client().map_or(CloseCode::ABNORMAL, |(code, _)| code.as_u16())
+    }
+
+    /// Returns the peer that ended the session; None: the proxy or a plugin did.
+    pub(crate) fn side(&self) -> Option<Side> {
+        match self {
+            Self::ClientGone => Some(Side::Client),
+            Self::ServiceGone => Some(Side::Service),
+            Self::ClientProtocol(_)
+            | Self::ServiceProtocol(_)
+            | Self::Idle
+            | Self::Draining
+            | Self::Plugin(_)
+            | Self::ClosedByPlugin { .. } => None,
+        }
+    }
+
+    /// Returns who ended the session, for its record.
+    pub(crate) fn closed_by(&self) -> ClosedBy {
+        match self {
+            Self::ClientGone => ClosedBy::Client,
+            Self::ServiceGone => ClosedBy::Service,
+            Self::Plugin(_) | Self::ClosedByPlugin { .. } => ClosedBy::Plugin,
+            Self::ClientProtocol(_) | Self::ServiceProtocol(_) | Self::Idle | Self::Draining => {
+                ClosedBy::Proxy
+            }
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! The relay of messages, each of which passes the chain.
+//!
+//! On `pass` a message's original bytes go on as they came: with their mask and their fragmentation,
+//! straight from the worker's buffer if they arrived whole. Only what a plugin changed or made is
+//! framed here. Parsing is `protocol/message.rs`'s business, the verdict the chain's.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::failure::SessionFailure;
+use super::relay::Ends;
+use super::sweep::{Signal, Watch};
+use super::worker::Buffers;
+use super::closing::{self, Farewell};
+use super::mask;
+use crate::plugin::{MessageChain, MessageVerdict, Sent};
+use crate::protocol::close::CloseCode;
+use crate::protocol::frame::{Opcode, encode_frame};
+use crate::protocol::message::{Event, MessageKind, MessageReader, Side};
+use crate::stream::Stream;
+use crate::telemetry::{ClosedBy, Direction, Fate};
+
+/// While more than this waits for either side, nothing more is read from the other: what plugins
+/// send counts as much as what peers do.
+const HIGH_WATER_BYTES: usize = 64 * 1024;
+
+/// How long the peers may take for the rest of a closing handshake (RFC 6455 §7.1.1).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A session whose messages are seen.
+struct Filter {
+    ends: Ends,
+    chain: MessageChain,
+    from_client: Inlet,
+    from_service: Inlet,
+    to_client: Outlet,
+    to_service: Outlet,
+    /// What plugins have sent and is not framed yet.
+    sent: Vec<Sent>,
+    counts: Counts,
+    /// The first Close frame: its code, and who sent it.
+    close: Option<(u16, Side)>,
+}
+
+/// What comes from one side.
+struct Inlet {
+    side: Side,
+    reader: MessageReader,
+    /// Bytes of a frame that is not whole.
+    partial: Vec<u8>,
+    ended: bool,
+    /// A Close frame came; what follows it is nothing (RFC 6455 §5.5.1).
+    closed: bool,
+    bytes: u64,
+}
+
+/// What goes to one side: whole frames.
+#[derive(Default)]
+struct Outlet {
+    pending: Vec<u8>,
+    written: usize,
+    /// The stream may hold bytes back: TLS does.
+    unflushed: bool,
+}
+
+/// Messages, for the record of the session.
+#[derive(Default)]
+struct Counts {
+    from_client: u64,
+    from_service: u64,
+    dropped: u64,
+    replaced: u64,
+    sent: u64,
+}
+
+/// How a filtered session ended.
+enum Outcome {
+    /// Both sides have closed.
+    Finished,
+    Broken(io::Error),
+    Failed(SessionFailure),
+}
+
+/// Relays messages until both sides have closed or the session fails. `opening` is what plugins sent
+/// when the session was opened.
+pub(crate) async fn run(
+    ends: Ends,
+    (early_client, early_service): (Vec<u8>, Vec<u8>),
+    chain: MessageChain,
+    opening: Vec<Sent>,
+    max_message_bytes: usize,
+    idle_timeout: Duration,
+) {
+    let watch = ends.worker.sweep.watch();
+    watch.arm(idle_timeout);
+    let inlet = |side, partial: Vec<u8>| Inlet {
+        side,
+        reader: MessageReader::new(side, max_message_bytes),
+        bytes: partial.len() as u64,
+        partial,
+        ended: false,
+        closed: false,
+    };
+    let mut filter = Filter {
+        chain,
+        from_client: inlet(Side::Client, early_client),
+        from_service: inlet(Side::Service, early_service),
+        to_client: Outlet::default(),
+        to_service: Outlet::default(),
+        sent: opening,
+        counts: Counts::default(),
+        close: None,
+        ends,
+    };
+    let outcome = match filter.begin() {
+        Ok(()) => poll_fn(|cx| filter.poll(cx, &watch)).await,
+        Err(failure) => Outcome::Failed(failure),
+    };
+    drop(watch);
+    filter.end(outcome).await;
+}
+
+impl Filter {
+    /// Sends what plugins sent at the opening, then judges what came with the handshake.
+    fn begin(&mut self) -> Result<(), SessionFailure> {
+        self.take_sent(None);
+        let worker = self.ends.worker.clone();
+        let Buffers { message, write, .. } = &mut *worker.buffers.borrow_mut();
+        for side in [Side::Client, Side::Service] {
+            let early = std::mem::take(&mut self.inlet(side).partial);
+            let (judged, result) = self.judge(side, &early, message, write);
+            self.outlet(side).pending.extend_from_slice(judged.bytes(&early, write));
+            self.inlet(side).partial = early[judged.used..].to_vec();
+            result?;
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
+        while let Poll::Ready(signal) = watch.poll_signal(cx) {
+            return Poll::Ready(match signal {
+                // The peers had their time for the closing handshake.
+                Signal::Expired if self.close.is_some() => Outcome::Finished,
+                Signal::Expired => Outcome::Failed(SessionFailure::Idle),
+                Signal::Drain => Outcome::Failed(SessionFailure::Draining),
+            });
+        }
+        let moved = (self.from_client.bytes, self.from_service.bytes);
+        let closing = self.close.is_some();
+        let result = self.pump(cx);
+        let metrics = &self.ends.worker.metrics;
+        if moved != (self.from_client.bytes, self.from_service.bytes) {
+            metrics.bytes[Direction::ToService].add(self.from_client.bytes - moved.0);
+            metrics.bytes[Direction::ToClient].add(self.from_service.bytes - moved.1);
+            if self.close.is_none() {
+                watch.touch();
+            }
+        }
+        if !closing && self.close.is_some() {
+            watch.arm(CLOSE_TIMEOUT);
+        }
+        match result {
+            Err(outcome) => Poll::Ready(outcome),
+            Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+
+    /// Moves what there is to move in both directions.
+    fn pump(&mut self, cx: &mut Context<'_>) -> Result<(), Outcome> {
+        for side in [Side::Client, Side::Service] {
+            if let Poll::Ready(Err(outcome)) = self.pump_from(cx, side) {
+                return Err(outcome);
+            }
+        }
+        // Judging the second side may have left something for it to be sent.
+        for side in [Side::Client, Side::Service] {
+            let (outlet, stream) = self.outlet_and_stream(side);
+            if let Poll::Ready(Err(error)) = outlet.poll(cx, stream) {
+                return Err(Outcome::Broken(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from one side and judges what came, until it is at its end, or there is nothing more for
+    /// now, or someone does not take what there is.
+    fn pump_from(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), Outcome>> {
+        let worker = self.ends.worker.clone();
+        loop {
+            let (outlet, stream) = self.outlet_and_stream(side);
+            ready!(outlet.poll(cx, stream)).map_err(Outcome::Broken)?;
+            // Plugins may send to the side that is read from; it has to take that too.
+            let (outlet, stream) = self.outlet_and_stream(side.other());
+            if outlet.waiting() > HIGH_WATER_BYTES {
+                ready!(outlet.poll(cx, stream)).map_err(Outcome::Broken)?;
+            }
+            let (inlet, stream) = self.inlet_and_stream(side);
+            if inlet.ended {
+                return Poll::Ready(Ok(()));
+            }
+            let buffers = &mut *worker.buffers.borrow_mut();
+            let mut read = ReadBuf::new(&mut buffers.read);
+            ready!(Pin::new(stream).poll_read(cx, &mut read)).map_err(Outcome::Broken)?;
+            let length = read.filled().len();
+            inlet.bytes += length as u64;
+            inlet.ended = length == 0;
+            if length > 0 && !inlet.closed {
+                self.take_in(cx, side, buffers, length)?;
+            }
+        }
+    }
+
+    /// Judges what was read and sends on what remains of it.
+    fn take_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+        buffers: &mut Buffers,
+        length: usize,
+    ) -> Result<(), Outcome> {
+        let Buffers { read, message, write } = buffers;
+        let mut partial = std::mem::take(&mut self.inlet(side).partial);
+        let input = if partial.is_empty() {
+            &read[..length]
+        } else {
+            partial.extend_from_slice(&read[..length]);
+            &partial[..]
+        };
+        let (judged, result) = self.judge(side, input, message, write);
+        // What passed before a failure still goes out.
+        let (outlet, stream) = self.outlet_and_stream(side);
+        let sent = outlet.send(cx, stream, judged.bytes(input, write));
+        self.inlet(side).partial = if judged.used == input.len() {
+            // A message that was long once is no reason to hold its memory.
+            Vec::new()
+        } else if partial.is_empty() {
+            input[judged.used..].to_vec()
+        } else {
+            partial.drain(..judged.used);
+            partial
+        };
+        result.map_err(Outcome::Failed)?;
+        sent.map_err(Outcome::Broken)
+    }
+
+    /// Reads messages from `input` and judges them. `write` is overwritten.
+    fn judge(
+        &mut self,
+        side: Side,
+        input: &[u8],
+        message: &mut Vec<u8>,
+        write: &mut Vec<u8>,
+    ) -> (Judged, Result<(), SessionFailure>) {
+        write.clear();
+        let mut judged = Judged { run: 0..0, used: 0 };
+        let result = loop {
+            match self.judge_next(side, input, &mut judged, message, write) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(failure) => break Err(failure),
+            }
+        };
+        if !write.is_empty() {
+            judged.interrupt(input, write);
+        }
+        (judged, result)
+    }
+
+    /// Judges the next message. False: there is none that is whole.
+    fn judge_next(
+        &mut self,
+        side: Side,
+        input: &[u8],
+        judged: &mut Judged,
+        message: &mut Vec<u8>,
+        write: &mut Vec<u8>,
+    ) -> Result<bool, SessionFailure> {
+        let read = self.inlet(side).reader.next(&input[judged.used..], message);
+        let (event, used) = read.map_err(|error| match side {
+            Side::Client => SessionFailure::ClientProtocol(error),
+            Side::Service => SessionFailure::ServiceProtocol(error),
+        })?;
+        let start = judged.used;
+        judged.used += used;
+        match event {
+            Event::NeedMore { .. } => return Ok(false),
+            Event::Close { code, wire, .. } => {
+                judged.interrupt(input, write);
+                write.extend_from_slice(wire);
+                self.inlet(side).closed = true;
+                // 1005 stands for a Close frame without a code (RFC 6455 §7.1.5).
+                self.close.get_or_insert((code.unwrap_or(1005), side));
+                // What follows it is nothing (RFC 6455 §5.5.1).
+                judged.used = input.len();
+                return Ok(false);
+            }
+            Event::Message { kind, payload, wire } => {
+                let verdict = self.verdict(side, kind, payload)?;
+                let passes = matches!(verdict, MessageVerdict::Pass) && self.sent.is_empty();
+                // One frame that passes simply makes the run longer.
+                if passes && wire.len() == used && (judged.run.is_empty() || judged.run.end == start)
+                {
+                    let run_start = if judged.run.is_empty() { start } else { judged.run.start };
+                    judged.run = run_start..judged.used;
+                    return Ok(true);
+                }
+                judged.interrupt(input, write);
+                self.take_sent(Some((side, write)));
+                match verdict {
+                    MessageVerdict::Pass => write.extend_from_slice(wire),
+                    MessageVerdict::Replace(payload) => frame(write, side.other(), kind, &payload),
+                    MessageVerdict::Drop => {}
+                    MessageVerdict::Close { code, reason } => {
+                        return Err(SessionFailure::ClosedByPlugin { code, reason });
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks the chain, if any plugin wants the message, and counts the answer.
+    fn verdict(
+        &mut self,
+        side: Side,
+        kind: MessageKind,
+        payload: &[u8],
+    ) -> Result<MessageVerdict, SessionFailure> {
+        let is_data = matches!(kind, MessageKind::Text | MessageKind::Binary);
+        let (verdict, fate) = if self.chain.wants(side, kind, payload.len()) {
+            let verdict = self
+                .chain
+                .on_message(side, kind, payload, &mut self.sent)
+                .map_err(SessionFailure::Plugin)?;
+            let fate = match &verdict {
+                MessageVerdict::Pass => Fate::Pass,
+                MessageVerdict::Replace(_) => Fate::Replace,
+                MessageVerdict::Drop => Fate::Drop,
+                MessageVerdict::Close { .. } => Fate::Close,
+            };
+            (verdict, fate)
+        } else {
+            (MessageVerdict::Pass, Fate::Unseen)
+        };
+        if is_data {
+            self.counts.judged(side, fate);
+            let direction = direction(side.other());
+            self.ends.worker.metrics.messages[direction][fate].increment();
+        }
+        Ok(verdict)
+    }
+
+    /// Frames what plugins have sent: into `write` what goes the way of the message being judged, so
+    /// that it goes before it; the rest behind what waits for the other side.
+    fn take_sent(&mut self, mut current: Option<(Side, &mut Vec<u8>)>) {
+        for Sent { to, kind, payload } in std::mem::take(&mut self.sent) {
+            self.counts.sent += 1;
+            self.ends.worker.metrics.messages[direction(to)][Fate::Send].increment();
+            let out = match &mut current {
+                Some((from, write)) if from.other() == to => &mut **write,
+                _ => &mut self.outlet(to.other()).pending,
+            };
+            frame(out, to, kind, &payload);
+        }
+    }
+
+    /// Returns how the session ended, if nothing more can come or go.
+    fn settled(&self) -> Option<Outcome> {
+        if !self.to_client.is_empty() || !self.to_service.is_empty() {
+            return None;
+        }
+        let (client, service) = (&self.from_client, &self.from_service);
+        if client.closed && service.closed {
+            return Some(Outcome::Finished);
+        }
+        let closing = self.close.is_some();
+        match (client.ended, service.ended) {
+            // After a Close frame the connection may go without another (RFC 6455 §7.1.4).
+            (true, _) | (_, true) if closing => Some(Outcome::Finished),
+            (true, _) => Some(Outcome::Failed(SessionFailure::ClientGone)),
+            (_, true) => Some(Outcome::Failed(SessionFailure::ServiceGone)),
+            _ => None,
+        }
+    }
+
+    async fn end(self, outcome: Outcome) {
+        let Self { mut ends, chain, from_client, from_service, counts, close, .. } = self;
+        let farewell = (self.to_client.farewell(), self.to_service.farewell());
+        if let Some(record) = &mut ends.ending.record {
+            record.bytes_from_client = from_client.bytes;
+            record.bytes_to_client = from_service.bytes;
+            record.messages_from_client = counts.from_client;
+            record.messages_from_service = counts.from_service;
+            record.messages_dropped = counts.dropped;
+            record.messages_replaced = counts.replaced;
+            record.messages_sent = counts.sent;
+            record.plugin_time = chain.time_spent();
+            record.close_code = close.map(|(code, _)| code);
+            record.closed_by = close.map(|(_, side)| match side {
+                Side::Client => ClosedBy::Client,
+                Side::Service => ClosedBy::Service,
+            });
+        }
+        drop((from_client, from_service));
+        match outcome {
+            Outcome::Finished => {
+                let (code, by) = close.unzip();
+                chain.close(code.unwrap_or(CloseCode::ABNORMAL), by);
+                closing::finish(&mut ends).await;
+            }
+            Outcome::Broken(error) => {
+                chain.close(CloseCode::ABNORMAL, None);
+                ends.ending.failed(&error);
+            }
+            Outcome::Failed(failure) => {
+                chain.close(failure.close_code(), failure.side());
+                ends.failed(&failure);
+                closing::say_goodbye(&mut ends, &failure, farewell.0, farewell.1).await;
+            }
+        }
+    }
+
+    fn inlet(&mut self, side: Side) -> &mut Inlet {
+        match side {
+            Side::Client => &mut self.from_client,
+            Side::Service => &mut self.from_service,
+        }
+    }
+
+    /// Where bytes from a side go to.
+    fn outlet(&mut self, from: Side) -> &mut Outlet {
+        match from {
+            Side::Client => &mut self.to_service,
+            Side::Service => &mut self.to_client,
+        }
+    }
+
+    fn inlet_and_stream(&mut self, side: Side) -> (&mut Inlet, &mut Stream) {
+        match side {
+            Side::Client => (&mut self.from_client, &mut self.ends.client),
+            Side::Service => (&mut self.from_service, &mut self.ends.service),
+        }
+    }
+
+    fn outlet_and_stream(&mut self, from: Side) -> (&mut Outlet, &mut Stream) {
+        match from {
+            Side::Client => (&mut self.to_service, &mut self.ends.service),
+            Side::Service => (&mut self.to_client, &mut self.ends.client),
+        }
+    }
+}
+
+/// What became of a piece of input: a run of it that goes on as it came, or, if anything had to be
+/// made anew, bytes that were put together.
+struct Judged {
+    /// Passed as it came and was not put together.
+    run: Range<usize>,
+    /// Bytes of the input that need not be read again.
+    used: usize,
+}
+
+impl Judged {
+    /// Moves the run to what is put together, since something else follows it.
+    fn interrupt(&mut self, input: &[u8], write: &mut Vec<u8>) {
+        write.extend_from_slice(&input[std::mem::take(&mut self.run)]);
+    }
+
+    /// Returns what goes on.
+    fn bytes<'a>(&self, input: &'a [u8], write: &'a [u8]) -> &'a [u8] {
+        if write.is_empty() { &input[self.run.clone()] } else { write }
+    }
+}
+
+impl Outlet {
+    /// Writes at once what it can and keeps the rest. Nothing was waiting before.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut written = 0;
+        // What plugins sent to this side meanwhile goes first.
+        if self.is_empty() {
+            self.unflushed = !matches!(stream, Stream::Plain(_));
+            if let Poll::Ready(result) = Pin::new(stream).poll_write(cx, bytes) {
+                written = result?;
+            }
+        }
+        self.pending.extend_from_slice(&bytes[written..]);
+        Ok(())
+    }
+
+    /// Writes what waits. Ready once nothing does.
+    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        while self.waiting() > 0 {
+            let rest = &self.pending[self.written..];
+            match ready!(Pin::new(&mut *stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written += written,
+            }
+        }
+        if !self.pending.is_empty() {
+            *self = Self { unflushed: true, ..Self::default() };
+        }
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn waiting(&self) -> usize {
+        self.pending.len() - self.written
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Returns what is left to write: the rest of a frame and whole ones, so a Close frame can follow.
+    fn farewell(mut self) -> Farewell {
+        self.pending.drain(..self.written);
+        Farewell { rest: self.pending, at_boundary: true }
+    }
+}
+
+impl Counts {
+    fn judged(&mut self, from: Side, fate: Fate) {
+        match from {
+            Side::Client => self.from_client += 1,
+            Side::Service => self.from_service += 1,
+        }
+        match fate {
+            Fate::Drop => self.dropped += 1,
+            Fate::Replace => self.replaced += 1,
+            Fate::Pass | Fate::Close | Fate::Send | Fate::Unseen => {}
+        }
+    }
+}
+
+/// Frames a message of ours, masked if it goes to a service (RFC 6455 §5.1).
+fn frame(out: &mut Vec<u8>, to: Side, kind: MessageKind, payload: &[u8]) {
+    let mask = match to {
+        Side::Client => None,
+        Side::Service => Some(mask::fresh()),
+    };
+    let opcode = match kind {
+        MessageKind::Text => Opcode::Text,
+        MessageKind::Binary => Opcode::Binary,
+        MessageKind::Ping => Opcode::Ping,
+        MessageKind::Pong => Opcode::Pong,
+    };
+    encode_frame(out, opcode, mask, payload);
+}
+
+fn direction(to: Side) -> Direction {
+    match to {
+        Side::Client => Direction::ToClient,
+        Side::Service => Direction::ToService,
+    }
+}

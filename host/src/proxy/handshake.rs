@@ -1,0 +1,306 @@
+//! The opening handshake of a WebSocket, or of any other protocol that a request upgrades to.
+//!
+//! hyper gives a client's socket back only after the 101 is on its way, so [`run`] leaves a task with
+//! the connection and returns; that task then owns the session to its end.
+
+use std::rc::Rc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::Parts as ConnectionParts;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::body::{ResponseBody, ServiceBody};
+use super::failure::Failure;
+use super::head;
+use super::relay::{self, Relay};
+use super::client::Handover;
+use super::session::{Ending, Session};
+use crate::plugin::Handshake;
+use crate::protocol::upgrade::{accept_for, is_websocket, list_items, requested, valid_key};
+use crate::stream::Stream;
+use crate::telemetry::Kind;
+use crate::upstream::{Endpoint, Error, RequestBody, Sender, Sending, Upstream, http1};
+
+/// An upgrade that a request asks for and its route allows.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    /// The token as the client wrote it.
+    token: HeaderValue,
+    is_websocket: bool,
+}
+
+/// Returns the upgrade a request asks for, if the route allows it. Another one is not an error: the
+/// request goes on without it, as RFC 9110 §7.8 has it.
+pub(crate) fn offer(head: &Parts, allowed: &[String]) -> Option<Offer> {
+    if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) {
+        return None;
+    }
+    let token = requested(&head.headers)?;
+    let name = token.split('/').next().unwrap_or(token);
+    if !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+        return None;
+    }
+    let is_websocket = is_websocket(token);
+    // A WebSocket is opened by GET and nothing else (RFC 6455 §4.1).
+    if is_websocket && head.method != Method::GET {
+        return None;
+    }
+    Some(Offer { token: HeaderValue::from_str(token).ok()?, is_websocket })
+}
+
+/// Carries the handshake to an endpoint and its answer back. A 101 becomes a session of its own; any
+/// other answer is an ordinary response.
+pub(crate) async fn run(
+    session: &mut Session,
+    offer: Offer,
+    head: &mut Parts,
+    body: Incoming,
+    ending: &mut Ending,
+) -> Result<Response<ResponseBody>, Failure> {
+    let route = session.route.clone();
+    let Some(upstream) = &route.upstream else {
+        return Err(Failure::BadResponse("the route has no upstream"));
+    };
+    if offer.is_websocket {
+        check_request(&head.headers)?;
+        if route.chain.sees_messages() {
+            // Plugins are shown messages as they are written; compressed ones are refused.
+            head.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+        }
+    }
+    let progress = ending.receives();
+    let body_read = route.generation().timeouts.body_read;
+    let body = RequestBody::new(body, route.settings.max_body_bytes, body_read, &progress);
+    let set_headers = &route.settings.set_headers;
+    head::for_service(head, set_headers, &session.variables(), Some(&offer.token))?;
+
+    let (answer, endpoint) = reach(session, upstream, head, body, ending).await?;
+    let (mut response, switched) = match answer {
+        Answer::Ordinary(response, sender) => {
+            let (mut head, incoming) = response.into_parts();
+            head::for_client(&mut head);
+            let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
+            return session.judge(Response::from_parts(head, body));
+        }
+        Answer::Switched(response, parts) => (response, parts),
+    };
+    check_answer(&offer, &head.headers, &response, route.chain.sees_messages())?;
+    let token = response.headers.get(UPGRADE).cloned().unwrap_or(offer.token);
+    head::for_client(&mut response);
+    response.headers.insert(UPGRADE, token);
+    response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    // Some services send one with a 101; it means nothing there (RFC 9110 §8.6).
+    response.headers.remove(http::header::CONTENT_LENGTH);
+    let response = Response::from_parts(response, ResponseBody::fixed(bytes::Bytes::new()));
+    let response = session.judge(response)?;
+
+    let endpoint = &upstream.endpoints[endpoint];
+    let chain = session.chain.take().filter(|_| offer.is_websocket && route.chain.sees_messages());
+    let mut ending = ending.for_session();
+    if let Some(record) = &mut ending.record {
+        record.kind = if offer.is_websocket { Kind::WebSocket } else { Kind::Tunnel };
+    }
+    let relay = Relay {
+        worker: session.worker.clone(),
+        service: switched.io.into_inner().into_inner(),
+        service_early: switched.read_buf,
+        is_websocket: offer.is_websocket,
+        chain: chain.map(|chain| {
+            let handshake = remembered(session, head, &response, endpoint);
+            (chain, Rc::new(handshake))
+        }),
+        route,
+        ending,
+    };
+    let handover: Handover =
+        Box::new(move |client, early, permit| relay::start(relay, client, early, permit));
+    *session.client.handover.borrow_mut() = Some(handover);
+    Ok(response)
+}
+
+/// What an endpoint answered.
+enum Answer {
+    /// Not a 101.
+    Ordinary(Response<Incoming>, Sender),
+    Switched(http::response::Parts, ConnectionParts<Sending>),
+}
+
+/// Tries endpoints until one takes the request, each over a connection of its own.
+async fn reach(
+    session: &mut Session,
+    upstream: &Upstream,
+    head: &mut Parts,
+    mut body: RequestBody,
+    ending: &mut Ending,
+) -> Result<(Answer, usize), Failure> {
+    let connect_timeout = session.route.settings.timeouts.connect;
+    let mut tried = Vec::new();
+    let mut last_error = None;
+    loop {
+        let chosen = match session.choose(upstream, head, &tried, ending) {
+            Ok(chosen) => chosen,
+            // The last attempt tells more than that there is none left.
+            Err(Failure::Upstream(none)) => return Err(last_error.unwrap_or(none).into()),
+            Err(failure) => return Err(failure),
+        };
+        let endpoint = &upstream.endpoints[chosen.index];
+        match upstream.connect(endpoint, connect_timeout).await {
+            Ok(stream) => {
+                session.worker.metrics.upstream_connections_opened.increment();
+                session.remember(head, Some(endpoint.address));
+                let body = std::mem::take(&mut body);
+                let answer = send(session, endpoint, stream, head, body).await;
+                return match answer {
+                    Ok(answer) => {
+                        endpoint.state.health.success();
+                        Ok((answer, chosen.index))
+                    }
+                    Err(error) => {
+                        session.attempt_failed(upstream, &chosen, &error);
+                        Err(error.into())
+                    }
+                };
+            }
+            Err(error) => {
+                session.attempt_failed(upstream, &chosen, &error);
+                tried.push(chosen.index);
+                last_error = Some(error);
+            }
+        }
+    }
+}
+
+/// Sends the request over a new connection and waits for the head of the answer. The connection is
+/// driven here until then, so that a 101 costs no task of its own.
+async fn send(
+    session: &Session,
+    endpoint: &Endpoint,
+    stream: Stream,
+    head: &Parts,
+    body: RequestBody,
+) -> Result<Answer, Error> {
+    let address = endpoint.address;
+    let timeouts = &session.route.settings.timeouts;
+    let failed = |source| Error::Exchange { address, source };
+    let max_header_bytes = session.route.generation().limits.max_header_bytes;
+    let (mut sender, mut connection) =
+        http1(stream, timeouts.send, max_header_bytes).await.map_err(failed)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.headers_mut() = head.headers.clone();
+    let mut response = std::pin::pin!(sender.send_request(request));
+    let mut connected = true;
+    let answered = std::future::poll_fn(|cx| {
+        if connected && std::pin::Pin::new(&mut connection).poll(cx).is_ready() {
+            connected = false;
+        }
+        response.as_mut().poll(cx)
+    });
+    let response = match timeout(timeouts.read, answered).await {
+        Ok(response) => response.map_err(failed)?,
+        Err(_) => {
+            let timeout = timeouts.read;
+            return Err(Error::Timeout { address, action: "answer the handshake", timeout });
+        }
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // hyper has stopped at the end of the head; what it read beyond comes with the parts.
+        if connected {
+            std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(failed)?;
+        }
+        let (head, _) = response.into_parts();
+        return Ok(Answer::Switched(head, connection.into_parts()));
+    }
+    if connected {
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection to a service ended");
+            }
+        });
+    }
+    Ok(Answer::Ordinary(response, sender))
+}
+
+/// Checks what RFC 6455 §4.2.1 asks of a client.
+fn check_request(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(version) = single(headers, &SEC_WEBSOCKET_VERSION) else {
+        return Err(Failure::BadHandshake("expected one Sec-WebSocket-Version"));
+    };
+    if version.as_bytes() != b"13" {
+        return Err(Failure::BadWebSocketVersion);
+    }
+    match single(headers, &SEC_WEBSOCKET_KEY) {
+        Some(key) if valid_key(key.as_bytes()) => Ok(()),
+        Some(_) => Err(Failure::BadHandshake("Sec-WebSocket-Key is not 16 bytes in base64")),
+        None => Err(Failure::BadHandshake("expected one Sec-WebSocket-Key")),
+    }
+}
+
+/// Checks that a 101 answers what was asked (RFC 9110 §7.8, RFC 6455 §4.1).
+fn check_answer(
+    offer: &Offer,
+    asked: &HeaderMap,
+    answer: &http::response::Parts,
+    filtered: bool,
+) -> Result<(), Failure> {
+    let Some(token) = single(&answer.headers, &UPGRADE) else {
+        return Err(Failure::BadResponse("101 without Upgrade"));
+    };
+    if !token.as_bytes().eq_ignore_ascii_case(offer.token.as_bytes()) {
+        return Err(Failure::BadResponse("101 for another protocol than was asked"));
+    }
+    if !offer.is_websocket {
+        return Ok(());
+    }
+    let key = asked.get(SEC_WEBSOCKET_KEY).map(|key| accept_for(key.as_bytes()));
+    let accept = single(&answer.headers, &SEC_WEBSOCKET_ACCEPT);
+    if accept.map(HeaderValue::as_bytes) != key.as_ref().map(String::as_bytes) {
+        return Err(Failure::BadResponse("Sec-WebSocket-Accept does not answer the key"));
+    }
+    if filtered && answer.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+        return Err(Failure::BadResponse("an extension that was not offered"));
+    }
+    if let Some(chosen) = answer.headers.get(SEC_WEBSOCKET_PROTOCOL)
+        && !list_items(asked.get_all(SEC_WEBSOCKET_PROTOCOL)).any(|offered| chosen == offered)
+    {
+        return Err(Failure::BadResponse("a subprotocol that was not offered"));
+    }
+    Ok(())
+}
+
+/// Returns the value of a field that is there exactly once.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Keeps what plugins may ask about the handshake for as long as the session lives.
+fn remembered(
+    session: &Session,
+    head: &Parts,
+    response: &Response<ResponseBody>,
+    endpoint: &Endpoint,
+) -> Handshake {
+    Handshake {
+        scheme: session.facts.scheme,
+        host: session.facts.host.clone(),
+        target: head::target(head).to_owned(),
+        remote: session.facts.remote,
+        request: copied(&head.headers),
+        response: copied(response.headers()),
+        endpoint: endpoint.address,
+    }
+}
+
+/// Copies fields, since those that hyper parsed keep the buffer they were read into.
+fn copied(headers: &HeaderMap) -> HeaderMap {
+    let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+    headers.iter().filter_map(|(name, value)| Some((name.clone(), copy(value)?))).collect()
+}

@@ -1,0 +1,25 @@
+//! What happens to a request between the two sides.
+//!
+//! `session.rs` is the path; the other files are its steps. Sockets are accepted in `downstream/`,
+//! endpoints and their connections live in `upstream/`.
+
+mod body;
+mod client;
+mod closing;
+mod exchange;
+mod failure;
+mod filter;
+mod handshake;
+mod head;
+mod mask;
+mod relay;
+mod session;
+mod sweep;
+mod tunnel;
+mod worker;
+
+pub(crate) use client::{Client, Phase};
+pub(crate) use closing::linger;
+pub(crate) use session::run;
+pub(crate) use sweep::Signal;
+pub(crate) use worker::{ConnectionPermit, Worker};

@@ -1,0 +1,83 @@
+//! From a handshake to the relay of what follows: as messages if a plugin wants any, else as bytes.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::failure::SessionFailure;
+use super::session::{Ending, RouteHandle};
+use super::worker::{ConnectionPermit, Worker};
+use super::{filter, tunnel};
+use crate::plugin::{ChainRun, Handshake};
+use crate::stream::Stream;
+
+/// A session whose 101 is on its way, and all it needs but the client's stream.
+pub(crate) struct Relay {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) service: Stream,
+    /// What the service sent after its 101.
+    pub(crate) service_early: Bytes,
+    pub(crate) is_websocket: bool,
+    /// The plugins that may want messages.
+    pub(crate) chain: Option<(ChainRun, Rc<Handshake>)>,
+    pub(crate) route: RouteHandle,
+    pub(crate) ending: Ending,
+}
+
+/// The two ends of a session and what is counted while it lives.
+pub(crate) struct Ends {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) client: Stream,
+    pub(crate) service: Stream,
+    pub(crate) ending: Ending,
+    _permit: ConnectionPermit,
+}
+
+/// Starts the task that relays. `client_early` is what the client sent after its request head.
+///
+/// The task holds no more than it needs: there may be a hundred thousand of them, most of them idle.
+pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: ConnectionPermit) {
+    let Relay { worker, service, service_early, is_websocket, chain, route, ending } = relay;
+    let ends = Ends { worker, client, service, ending, _permit: permit };
+    ends.worker.metrics.sessions_opened.increment();
+    ends.worker.metrics.sessions_open.increment();
+    // hyper's buffers end here: kept, each would cost an idle session 8 KiB.
+    let early = (client_early.to_vec(), service_early.to_vec());
+    let idle_timeout = route.settings.websocket.idle_timeout;
+    let Some((chain, handshake)) = chain else {
+        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+        return;
+    };
+    let mut opening = Vec::new();
+    match chain.open(handshake, &mut opening) {
+        Ok(Some(chain)) => {
+            let limit = route.settings.websocket.max_message_bytes;
+            tokio::task::spawn_local(filter::run(ends, early, chain, opening, limit, idle_timeout));
+        }
+        Ok(None) => {
+            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+        }
+        Err(failure) => {
+            let failure = SessionFailure::Plugin(failure);
+            tokio::task::spawn_local(tunnel::refuse(ends, failure));
+        }
+    }
+}
+
+impl Ends {
+    /// Notes why the session ended badly.
+    pub(crate) fn failed(&mut self, failure: &SessionFailure) {
+        debug!(error = failure as &dyn std::error::Error, "session failed");
+        self.ending.failed(failure);
+        if let Some(record) = &mut self.ending.record {
+            record.closed_by = Some(failure.closed_by());
+        }
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.worker.metrics.sessions_open.decrement();
+    }
+}

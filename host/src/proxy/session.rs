@@ -1,0 +1,490 @@
+//! The path of a request, from its head to its last byte.
+//!
+//! Read [`run`] first: it is the whole path in order. How bytes get to a service and back is in
+//! `exchange.rs` and `handshake.rs`.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use tracing::{debug, warn};
+
+use super::body::ResponseBody;
+use super::failure::Failure;
+use super::head::{self, Variables};
+use super::client::Client;
+use super::worker::Worker;
+use super::{exchange, handshake};
+use crate::config::{Action, Respond};
+use crate::generation::{Generation, Route, Site};
+use crate::plugin::{Candidate, ChainRun, EndpointView, Facts, SentRequest, UpstreamView, Verdict};
+use crate::protocol::headers::normalize_path;
+use crate::telemetry::{Direction, EndpointMetrics, Record, StatusClass};
+use crate::upstream::{self, BodyProgress, Endpoint, Open, Tried, Upstream};
+
+/// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
+const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+
+/// A route of a generation. Cheap to clone, and keeps the generation.
+#[derive(Clone)]
+pub(crate) struct RouteHandle {
+    generation: Rc<Arc<Generation>>,
+    site: usize,
+    route: usize,
+}
+
+/// One request and what it is served by.
+pub(crate) struct Session {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) client: Rc<Client>,
+    pub(crate) route: RouteHandle,
+    pub(crate) facts: Facts,
+    /// None: the route has no plugins.
+    pub(crate) chain: Option<ChainRun>,
+    /// The request as it was sent, if a plugin will be shown the response.
+    pub(crate) sent: Option<SentRequest>,
+}
+
+/// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
+/// client went away.
+pub(crate) struct Ending {
+    worker: Rc<Worker>,
+    pub(crate) record: Option<Box<Record>>,
+    /// The endpoint that counts this as open.
+    endpoint: Option<(Open, Arc<EndpointMetrics>)>,
+    body: Option<Rc<BodyProgress>>,
+    /// The connection that is free for the next request when this ends.
+    client: Option<Rc<Client>>,
+}
+
+/// An endpoint chosen for an attempt.
+pub(crate) struct Chosen {
+    pub(crate) index: usize,
+    pub(crate) metrics: Arc<EndpointMetrics>,
+}
+
+/// Serves one request.
+pub(crate) async fn run(
+    request: Request<Incoming>,
+    client: Rc<Client>,
+    worker: Rc<Worker>,
+) -> Response<ResponseBody> {
+    worker.metrics.requests.increment();
+    let (mut head, body) = request.into_parts();
+    let mut ending = Ending::begin(&worker, &client, &head);
+    let mut session = match Session::begin(&head, client, worker) {
+        Ok(session) => session,
+        Err(failure) => return ending.answer(failed(&failure, &head)),
+    };
+    ending.routed(&session.route);
+    let served = session.serve(&mut head, body, &mut ending).await;
+    let response = match served {
+        Ok(response) => Ok(response),
+        // A plugin gets to see the proxy's own answers as well.
+        Err(failure) => {
+            ending.failed(&failure);
+            if session.sent.is_none() {
+                session.remember(&head, None);
+            }
+            session.judge(failed(&failure, &head))
+        }
+    };
+    ending.answer(response.unwrap_or_else(|failure| {
+        ending.failed(&failure);
+        failed(&failure, &head)
+    }))
+}
+
+impl Session {
+    /// Checks the head and finds its route.
+    fn begin(head: &Parts, client: Rc<Client>, worker: Rc<Worker>) -> Result<Self, Failure> {
+        let generation = worker.generation();
+        let limits = &generation.limits;
+        if head::target(head).len() > limits.max_uri_bytes {
+            return Err(Failure::TargetTooLong { limit: limits.max_uri_bytes });
+        }
+        if head.headers.len() > limits.max_headers {
+            return Err(Failure::HeadTooLarge { limit: limits.max_header_bytes });
+        }
+        if head.method == http::Method::CONNECT {
+            return Err(Failure::BadRequest("CONNECT is for forward proxies"));
+        }
+        let host = head::host(head)?;
+        let path = normalize_path(head.uri.path())
+            .map_err(|_| Failure::BadRequest("path leads out of the root or cannot be decoded"))?;
+        let facts = |host: String| Facts {
+            scheme: if client.is_tls { "https" } else { "http" },
+            host: host.into(),
+            remote: client.remote.ip(),
+            is_handshake: false,
+            max_header_bytes: limits.max_header_bytes,
+        };
+        let found = generation.listeners[client.listener].sites.find(&host).and_then(|site| {
+            generation.sites[site].table.find(&path).map(|route| (site, route))
+        });
+        let Some((site, route)) = found else {
+            return Err(Failure::NoRoute { host, path: path.into_owned() });
+        };
+        let mut facts = facts(host);
+        let route = RouteHandle { generation: generation.clone(), site, route };
+        facts.is_handshake = handshake::offer(head, &route.settings.upgrade).is_some();
+        let chain =
+            (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
+        Ok(Self { worker, client, route, facts, chain, sent: None })
+    }
+
+    /// Shows the head to the plugins and gets the response from whoever is to give it.
+    async fn serve(
+        &mut self,
+        head: &mut Parts,
+        body: Incoming,
+        ending: &mut Ending,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        self.check_length(&body)?;
+        let offer = handshake::offer(head, &self.route.settings.upgrade);
+        if let Some(chain) = &mut self.chain
+            && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
+        {
+            self.remember(head, None);
+            return self.judge(response.map(ResponseBody::fixed));
+        }
+        if let Action::Respond(respond) = &self.route.settings.action {
+            let response = self.fixed(respond, head);
+            self.remember(head, None);
+            return self.judge(response);
+        }
+        match offer {
+            None => exchange::run(self, head, body, ending).await,
+            Some(offer) => handshake::run(self, offer, head, body, ending).await,
+        }
+    }
+
+    /// Refuses a body that says itself that it is too long (RFC 9110 §15.5.14).
+    fn check_length(&self, body: &Incoming) -> Result<(), Failure> {
+        let limit = self.route.settings.max_body_bytes;
+        if limit != 0 && body.size_hint().lower() > limit {
+            return Err(upstream::BodyProblem::TooLarge { limit }.into());
+        }
+        Ok(())
+    }
+
+    /// Shows a response to the plugins, last to first.
+    pub(crate) fn judge(
+        &mut self,
+        response: Response<ResponseBody>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let (Some(chain), Some(sent)) = (&mut self.chain, &self.sent) else { return Ok(response) };
+        let (mut head, body) = response.into_parts();
+        match chain.on_response(sent, &mut head)? {
+            Verdict::Continue => Ok(Response::from_parts(head, body)),
+            Verdict::Respond(response) => Ok(response.map(ResponseBody::fixed)),
+        }
+    }
+
+    /// Keeps the request head for plugins that will be shown the response.
+    pub(crate) fn remember(&mut self, head: &Parts, endpoint: Option<SocketAddr>) {
+        if self.route.chain.sees_responses() {
+            self.sent = Some(SentRequest {
+                method: head.method.clone(),
+                scheme: self.facts.scheme,
+                host: self.facts.host.clone(),
+                target: head::target(head).to_owned(),
+                remote: self.facts.remote,
+                headers: head.headers.clone(),
+                endpoint,
+            });
+        }
+    }
+
+    /// Returns what variables are asked about.
+    pub(crate) fn variables(&self) -> Variables<'_> {
+        Variables {
+            facts: &self.facts,
+            remote: self.client.remote,
+            local: self.client.local,
+            server_name: &self.route.site().name,
+            proxy_host: self.route.upstream.as_ref().map_or("", |upstream| &upstream.name),
+        }
+    }
+
+    fn fixed(&self, respond: &Respond, head: &Parts) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::fixed(respond.body.clone().into()));
+        *response.status_mut() = respond.status;
+        let variables = self.variables();
+        for (name, template) in &respond.headers {
+            let value = Bytes::from(variables.render(template, head));
+            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        if !respond.body.is_empty() && !response.headers().contains_key(CONTENT_TYPE) {
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, text);
+        }
+        response
+    }
+
+    /// Chooses the endpoint of the next attempt: a plugin's choice first, else whose turn it is.
+    pub(crate) fn choose(
+        &mut self,
+        upstream: &Upstream,
+        head: &mut Parts,
+        tried: &Tried,
+        ending: &mut Ending,
+    ) -> Result<Chosen, Failure> {
+        let index = match self.plugin_choice(upstream, head, tried)? {
+            Some(index) if upstream.take(index) => Some(index),
+            _ => self.worker.balancer.pick(upstream, tried),
+        };
+        let no_endpoint = || upstream::Error::NoEndpoint { upstream: upstream.name.clone() };
+        let index = index.ok_or_else(no_endpoint)?;
+        let endpoint = &upstream.endpoints[index];
+        let metrics = self.worker.endpoint_metrics(upstream, endpoint);
+        metrics.picks.increment();
+        ending.opens(endpoint, &metrics);
+        Ok(Chosen { index, metrics })
+    }
+
+    fn plugin_choice(
+        &mut self,
+        upstream: &Upstream,
+        head: &mut Parts,
+        tried: &Tried,
+    ) -> Result<Option<usize>, Failure> {
+        let Some(chain) = self.chain.as_mut().filter(|_| self.route.chain.chooses()) else {
+            return Ok(None);
+        };
+        let candidates: Vec<_> = upstream
+            .candidates(tried)
+            .into_iter()
+            .filter_map(|index| {
+                let open = upstream.endpoints[index].state.open();
+                Some(Candidate { endpoint: u32::try_from(index).ok()?, open })
+            })
+            .collect();
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let view = |endpoint: &Endpoint| EndpointView {
+            address: endpoint.name.clone(),
+            weight: endpoint.weight,
+            backup: endpoint.backup,
+        };
+        let view = UpstreamView {
+            id: upstream.id,
+            name: &upstream.name,
+            endpoints: &|| upstream.endpoints.iter().map(view).collect(),
+        };
+        Ok(chain.choose(view, head, &self.facts, &candidates)?)
+    }
+
+    /// Notes that an attempt failed, so that the endpoint is judged by it.
+    pub(crate) fn attempt_failed(
+        &self,
+        upstream: &Upstream,
+        chosen: &Chosen,
+        error: &upstream::Error,
+    ) {
+        chosen.metrics.failures.increment();
+        self.worker.balancer.failed(upstream, chosen.index);
+        let endpoint = &upstream.endpoints[chosen.index].name;
+        debug!(%endpoint, error = error as &dyn Error, "attempt failed");
+    }
+}
+
+impl RouteHandle {
+    /// Returns the site the route belongs to.
+    pub(crate) fn site(&self) -> &Site {
+        &self.generation.sites[self.site]
+    }
+
+    /// Returns the generation the session began with.
+    pub(crate) fn generation(&self) -> &Generation {
+        &self.generation
+    }
+}
+
+impl Deref for RouteHandle {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.site().routes[self.route]
+    }
+}
+
+impl Ending {
+    fn begin(worker: &Rc<Worker>, client: &Rc<Client>, head: &Parts) -> Self {
+        client.begin();
+        let record = worker.access_log.is_some().then(|| {
+            let mut record = Box::new(Record::new(client.remote, head));
+            record.status = StatusCode::from_u16(499).ok();
+            record
+        });
+        Self {
+            worker: worker.clone(),
+            record,
+            endpoint: None,
+            body: None,
+            client: Some(client.clone()),
+        }
+    }
+
+    fn routed(&mut self, route: &Route) {
+        if let Some(record) = &mut self.record {
+            record.route = Some((&*route.label).into());
+        }
+    }
+
+    /// Counts the exchange as open at an endpoint, and no longer at the one before.
+    fn opens(&mut self, endpoint: &Endpoint, metrics: &Arc<EndpointMetrics>) {
+        self.closes();
+        metrics.open.increment();
+        self.endpoint = Some((endpoint.state.opened(), metrics.clone()));
+        if let Some(record) = &mut self.record {
+            record.endpoint = Some(endpoint.address);
+            record.attempts += 1;
+        }
+    }
+
+    fn closes(&mut self) {
+        if let Some((_, metrics)) = self.endpoint.take() {
+            metrics.open.decrement();
+        }
+    }
+
+    /// Notes why this ends badly.
+    pub(crate) fn failed(&mut self, failure: &dyn Error) {
+        if let Some(record) = &mut self.record {
+            record.failure = Some(chain_of(failure).into());
+        }
+    }
+
+    /// Notes the bytes of the response body that went to the client.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.worker.metrics.bytes[Direction::ToClient].add(bytes);
+        if let Some(record) = &mut self.record {
+            record.bytes_to_client += bytes;
+        }
+    }
+
+    /// Counts what is read of the request body from now on.
+    pub(crate) fn receives(&mut self) -> Rc<BodyProgress> {
+        self.body.get_or_insert_default().clone()
+    }
+
+    /// Notes bytes that came from the client.
+    pub(crate) fn received(&mut self, bytes: u64) {
+        self.worker.metrics.bytes[Direction::ToService].add(bytes);
+        if let Some(record) = &mut self.record {
+            record.bytes_from_client += bytes;
+        }
+    }
+
+    /// Returns the worker that serves this.
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Hands what is left to record to a session that begins with a 101.
+    pub(crate) fn for_session(&mut self) -> Self {
+        if let Some(record) = &mut self.record {
+            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+        }
+        let mut ending = self.take();
+        // The connection is not coming back, and an idle session should not hold more than it needs.
+        ending.client = None;
+        ending
+    }
+
+    fn take(&mut self) -> Self {
+        Self {
+            worker: self.worker.clone(),
+            record: self.record.take(),
+            endpoint: self.endpoint.take(),
+            body: self.body.take(),
+            client: self.client.take(),
+        }
+    }
+
+    /// Lets the exchange end with the body of its response.
+    fn answer(&mut self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let status = response.status();
+        self.worker.metrics.responses[StatusClass::from(status)].increment();
+        if let Some(record) = &mut self.record {
+            record.status = Some(status);
+        }
+        let ending = self.take();
+        response.body_mut().ends(ending);
+        response
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.closes();
+        if let Some(body) = self.body.take() {
+            self.received(body.bytes());
+        }
+        if let Some(client) = self.client.take() {
+            client.rest();
+        }
+        if let (Some(record), Some(access_log)) = (self.record.take(), &self.worker.access_log) {
+            access_log.record(&record);
+        }
+    }
+}
+
+/// Returns the proxy's own answer to a request it could not serve.
+fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
+    let status = failure.status();
+    if failure.is_ours() {
+        warn!(
+            error = failure as &dyn Error,
+            status = status.as_u16(),
+            method = %head.method,
+            target = head::target(head),
+            "request failed"
+        );
+    } else {
+        debug!(error = failure as &dyn Error, status = status.as_u16(), "request refused");
+    }
+    let text = format!(
+        "{} {}\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Unassigned")
+    );
+    let mut response = Response::new(ResponseBody::fixed(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    match failure {
+        Failure::BadWebSocketVersion => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        // What is left of the body will not be read, so the connection cannot go on.
+        Failure::RequestBody(_) => {
+            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Returns an error and its causes, one line.
+fn chain_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,165 @@
+//! What one worker thread owns: pools, plugin instances, buffers and clocks. Nothing in here is
+//! shared with another worker, so nothing in here needs a lock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::sweep::Sweep;
+use crate::generation::Generation;
+use crate::plugin::Instances;
+use crate::telemetry::{AccessLog, EndpointMetrics, WorkerMetrics};
+use crate::upstream::{Balancer, Endpoint, Pools, Upstream};
+
+/// Size of the buffer that all relays of a worker read into. At 64 KiB, messages of that size cost
+/// four reads where one does.
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// State of one worker thread.
+pub(crate) struct Worker {
+    pub(crate) sweep: Rc<Sweep>,
+    pub(crate) pools: Pools,
+    pub(crate) balancer: Balancer,
+    pub(crate) instances: Instances,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) buffers: RefCell<Buffers>,
+    /// By [`EndpointState::id`](crate::upstream::EndpointState::id).
+    endpoints: RefCell<HashMap<u64, Arc<EndpointMetrics>>>,
+    /// Client connections open.
+    connections: Cell<usize>,
+    in_force: Arc<ArcSwap<Generation>>,
+    /// The generation as of the last look. Cloning the `Rc` keeps sessions from contending for the
+    /// count of an `Arc` that all workers hold.
+    cached: RefCell<Rc<Arc<Generation>>>,
+}
+
+/// Buffers that relays borrow while they run and never across an await.
+pub(crate) struct Buffers {
+    /// What a read goes into.
+    pub(crate) read: Box<[u8]>,
+    /// A message, unmasked.
+    pub(crate) message: Vec<u8>,
+    /// What a relay is about to write, where that is not simply what it read.
+    pub(crate) write: Vec<u8>,
+}
+
+/// One client connection, counted until this is dropped.
+pub(crate) struct ConnectionPermit(Rc<Worker>);
+
+impl Worker {
+    /// Makes the state of worker number `index`.
+    pub(crate) fn new(
+        index: usize,
+        in_force: Arc<ArcSwap<Generation>>,
+        metrics: Arc<WorkerMetrics>,
+        access_log: Option<AccessLog>,
+    ) -> Rc<Self> {
+        let cached = RefCell::new(Rc::new(in_force.load_full()));
+        Rc::new(Self {
+            sweep: Rc::default(),
+            pools: Pools::default(),
+            balancer: Balancer::new(index),
+            instances: Instances::new(metrics.clone()),
+            metrics,
+            access_log,
+            buffers: RefCell::new(Buffers {
+                read: vec![0; READ_BUFFER_BYTES].into(),
+                message: Vec::new(),
+                write: Vec::new(),
+            }),
+            endpoints: RefCell::default(),
+            connections: Cell::new(0),
+            in_force,
+            cached,
+        })
+    }
+
+    /// Returns the generation in force.
+    pub(crate) fn generation(&self) -> Rc<Arc<Generation>> {
+        let in_force = self.in_force.load();
+        let mut cached = self.cached.borrow_mut();
+        if !Arc::ptr_eq(&in_force, &cached) {
+            *cached = Rc::new(Arc::clone(&in_force));
+            let generation = cached.clone();
+            drop(cached);
+            self.balancer
+                .retain(|id| generation.upstreams.iter().any(|upstream| upstream.id == id));
+            self.endpoints.borrow_mut().retain(|id, _| {
+                let mut endpoints = generation.upstreams.iter().flat_map(|up| &up.endpoints);
+                endpoints.any(|endpoint| endpoint.state.id == *id)
+            });
+            self.instances.retain(&generation.plugins);
+            return generation;
+        }
+        cached.clone()
+    }
+
+    /// Returns what this worker counts for an endpoint.
+    pub(crate) fn endpoint_metrics(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+    ) -> Arc<EndpointMetrics> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let entry = endpoints.entry(endpoint.state.id);
+        entry.or_insert_with(|| self.metrics.endpoint(&upstream.name, endpoint.address)).clone()
+    }
+
+    /// Counts a client connection. None: there are as many as the limit allows.
+    pub(crate) fn admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
+        let limit = self.generation().limits.max_connections;
+        if self.connections.get() >= limit {
+            self.metrics.connections_refused.increment();
+            return None;
+        }
+        self.connections.set(self.connections.get() + 1);
+        self.metrics.connections_accepted.increment();
+        self.metrics.connections_open.increment();
+        Some(ConnectionPermit(self.clone()))
+    }
+
+    /// Returns the client connections open now, those that became tunnels included.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Looks for what has timed out, again and again. Never returns.
+    pub(crate) async fn sweep_forever(&self) {
+        let mut last = Instant::now();
+        loop {
+            tokio::time::sleep(self.generation().sweep_interval).await;
+            let now = Instant::now();
+            self.sweep.advance(now - last);
+            last = now;
+            self.pools.sweep();
+            if let Some(access_log) = &self.access_log {
+                access_log.flush();
+            }
+        }
+    }
+
+    /// Waits until no client connection is open, looking every few milliseconds, or until `limit`
+    /// has passed. Returns whether all are gone.
+    pub(crate) async fn drained(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.connections.get() > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.metrics.connections_open.decrement();
+    }
+}
