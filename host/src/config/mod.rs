@@ -5,8 +5,16 @@
 
 mod error;
 mod file;
+mod nearest;
+mod plugins;
+mod reader;
+mod routes;
+mod sites;
 mod template;
+#[cfg(test)]
+mod tests;
 mod units;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +23,15 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 pub(crate) use error::{Error, Problem};
-pub(crate) use template::{Template, Variable};
+pub(crate) use template::{Part, Template, Variable};
+
+/// A configuration that can be used, and what the operator should look at in it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// In the order of the file.
+    pub(crate) warnings: Vec<Problem>,
+}
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +45,9 @@ pub(crate) struct Config {
     /// At least one.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) upstreams: Vec<Upstream>,
+    /// Each plugin and variant that a route uses, and those that no route names.
     pub(crate) plugins: Vec<Plugin>,
-    /// In the order of the file.
+    /// In the order of the file. At least one.
     pub(crate) sites: Vec<Site>,
 }
 
@@ -139,8 +156,9 @@ pub(crate) struct Endpoint {
 pub(crate) struct UpstreamTls {
     /// File of PEM certificates to trust instead of the system's.
     pub(crate) ca: Option<PathBuf>,
-    /// Name to send and to verify. Default: the endpoint's host as written, so it must be given
-    /// where `endpoints` are bare addresses that the certificate does not name.
+    /// Name to send and to verify: a host name, or an IP address without brackets. Default: the
+    /// host of the endpoints as written, so it must be given where they differ, and where they are
+    /// bare addresses that the certificate does not name.
     pub(crate) server_name: String,
     /// Default true.
     pub(crate) verify: bool,
@@ -193,9 +211,10 @@ pub(crate) enum OnFailure {
 pub(crate) struct Site {
     /// Lower case. At least one, unless `default`.
     pub(crate) names: Vec<SiteName>,
-    /// Indices into [`Config::listeners`].
+    /// Indices into [`Config::listeners`], at least one. Default: all listeners.
     pub(crate) listeners: Vec<usize>,
-    /// Answers requests of its listeners that name no site. Default: the first site of a listener.
+    /// Answers requests of its listeners that name no site. A site without names always does. If no
+    /// site of a listener does, the first one answers.
     pub(crate) default: bool,
     pub(crate) certificate: Option<Certificate>,
     /// In the order of the file.
@@ -225,7 +244,7 @@ pub(crate) struct Certificate {
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) action: Action,
-    /// Indices into [`Config::plugins`], in the operator's order.
+    /// Indices into [`Config::plugins`], in the operator's order; each at most once.
     pub(crate) plugins: Vec<usize>,
     /// Fields of the request sent to the service, after the defaults; an empty result sends none.
     pub(crate) set_headers: Vec<(HeaderName, Template)>,
@@ -290,8 +309,14 @@ pub(crate) struct RouteTimeouts {
 
 impl Config {
     /// Reads and checks a file. All that is wrong with it is in the error, not only the first.
-    pub(crate) fn load(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn load(path: &Path) -> Result<Loaded, Error> {
         file::load(path)
+    }
+
+    /// Reads and checks the text of a file. `name` stands in messages, and relative paths in the
+    /// text begin in its folder.
+    pub(crate) fn parse(text: &str, name: &Path) -> Result<Loaded, Error> {
+        file::parse(text, name)
     }
 }
 

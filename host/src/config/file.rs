@@ -1,0 +1,211 @@
+//! The configuration as it is written: top-level keys, and the order in which the rest is read.
+//!
+//! A key is added where its table is read, with its default, and in `tidegate.example.toml`. Each
+//! larger part has a file of its own: `upstreams.rs`, `plugins.rs`, `sites.rs`, `routes.rs`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::Error;
+use super::plugins::Plugins;
+use super::reader::{self, Table, Value};
+use super::upstreams::Upstreams;
+use super::{
+    AccessLog, Admin, ClientTimeouts, Config, Limits, Listener, Loaded, LogFormat, LogTarget, sites,
+};
+
+/// Why no smaller value: it is the least that hyper's buffer can be.
+const LEAST_HEADER_BYTES: u64 = 8 << 10;
+
+/// Why no larger value: the `http` crate keeps targets no longer than this.
+const MOST_URI_BYTES: u64 = 65_534;
+
+/// Reads a configuration; `file` is its name in messages, and its folder is where relative paths
+/// begin.
+pub(super) fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
+    let (config, warnings) = reader::read(file, text, config)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads a file.
+pub(super) fn load(file: &Path) -> Result<Loaded, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(&text, file)
+}
+
+const ADMIN: &str = "a table such as { listen = \"127.0.0.1:9900\" }";
+const ACCESS_LOG: &str = "a table such as { path = \"stdout\" }";
+const ADDRESS: &str = "an IP address and port such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+
+fn config(t: &Table<'_>) -> Config {
+    t.refuse("include", "; write the whole configuration in one file");
+    let workers = t.get("workers").map_or_else(cores, |value| workers(&value));
+    let admin = t
+        .get("admin")
+        .and_then(|value| value.table(ADMIN, admin))
+        .flatten();
+    let access_log = t
+        .get("access_log")
+        .and_then(|value| value.table(ACCESS_LOG, access_log));
+    let limits = t.section("limits", limits);
+    let timeouts = t.section("timeouts", timeouts);
+    let written_listeners = listeners(t, admin.as_ref());
+    let mut upstreams = Upstreams::read(t);
+    let mut plugins = Plugins::read(t);
+    let sites = sites::read(t, &written_listeners, &mut upstreams, &mut plugins);
+    Config {
+        workers,
+        admin,
+        access_log: access_log.flatten(),
+        limits,
+        timeouts,
+        listeners: written_listeners
+            .into_iter()
+            .map(|(_, listener)| listener)
+            .collect(),
+        upstreams: upstreams.finish(),
+        plugins: plugins.finish(),
+        sites,
+    }
+}
+
+fn workers(value: &Value<'_>) -> usize {
+    const MOST: usize = 1024;
+    let number = value
+        .as_whole()
+        .and_then(|number| usize::try_from(number).ok());
+    match number {
+        Some(number @ 1..=MOST) => number,
+        _ if value.as_str() == Some("auto") => cores(),
+        _ => {
+            value.expected(format_args!("\"auto\" or a whole number from 1 to {MOST}"));
+            1
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn admin(t: &Table<'_>) -> Option<Admin> {
+    let listen = t
+        .require("listen", ADDRESS)
+        .and_then(|value| address(&value))?;
+    Some(Admin { listen })
+}
+
+fn access_log(t: &Table<'_>) -> Option<AccessLog> {
+    const PATH: &str = "\"stdout\", \"stderr\" or a path of a file";
+    let target = t
+        .require("path", PATH)
+        .and_then(|value| match value.as_str() {
+            Some("stdout") => Some(LogTarget::Stdout),
+            Some("stderr") => Some(LogTarget::Stderr),
+            _ => {
+                let path = value.path(PATH)?;
+                let folder = path
+                    .parent()
+                    .filter(|folder| !folder.as_os_str().is_empty());
+                if folder.is_some_and(|folder| !folder.is_dir()) {
+                    value.expected("a path in a folder that exists");
+                }
+                Some(LogTarget::File(path))
+            }
+        });
+    let format = t.choice(
+        "format",
+        [("text", LogFormat::Text), ("json", LogFormat::Json)],
+        LogFormat::Text,
+    );
+    Some(AccessLog {
+        target: target?,
+        format,
+    })
+}
+
+fn limits(t: &Table<'_>) -> Limits {
+    Limits {
+        max_header_bytes: t.size("max_header", LEAST_HEADER_BYTES..=16 << 20, 32 << 10),
+        max_headers: t.whole("max_headers", 1..=4096, 100),
+        max_uri_bytes: t.size("max_uri", 1..=MOST_URI_BYTES, 8 << 10),
+        max_connections: t.whole("max_connections", 1.., 16_384),
+    }
+}
+
+fn timeouts(t: &Table<'_>) -> ClientTimeouts {
+    ClientTimeouts {
+        tls_handshake: t.duration("tls_handshake", Duration::from_secs(10)),
+        header_read: t.duration("header_read", Duration::from_secs(60)),
+        keep_alive: t.duration("keep_alive", Duration::from_secs(75)),
+        body_read: t.duration("body_read", Duration::from_secs(60)),
+        send: t.duration("send", Duration::from_secs(60)),
+        drain: t.duration_or_zero("drain", Duration::from_secs(30)),
+    }
+}
+
+/// Reads the listeners, each with its place so that later checks can point at it.
+fn listeners<'r>(t: &Table<'r>, admin: Option<&Admin>) -> Vec<(Value<'r>, Listener)> {
+    const LISTENERS: &str = "at least one table [[listeners]] with `bind`";
+    let Some(value) = t.require("listeners", LISTENERS) else {
+        return Vec::new();
+    };
+    let items = value.list("a list of tables [[listeners]]");
+    if items.is_empty() && value.is_list() {
+        value.problem(format_args!("expected {LISTENERS}, found none"));
+    }
+    let mut listeners: Vec<(Value<'r>, Listener)> = Vec::new();
+    for item in items {
+        let read = |t: &Table<'r>| {
+            let bind = t.require("bind", ADDRESS);
+            let tls = t.boolean("tls", false);
+            let bind = bind.and_then(|value| Some((address(&value)?, value)));
+            bind.map(|(bind, value)| (Listener { bind, tls }, value))
+        };
+        let Some((listener, bind)) = item.table("a table", read).flatten() else {
+            continue;
+        };
+        // Port 0 stands for any free port, so two of them are two listeners.
+        if listener.bind.port() != 0 {
+            if let Some((other, _)) = listeners.iter().find(|(_, l)| l.bind == listener.bind) {
+                bind.problem(format_args!(
+                    "{} is already bound by {}",
+                    listener.bind,
+                    other.key()
+                ));
+            }
+            if admin.is_some_and(|admin| admin.listen == listener.bind) {
+                bind.problem(format_args!(
+                    "{} is already bound by admin.listen",
+                    listener.bind
+                ));
+            }
+        }
+        listeners.push((item, listener));
+    }
+    listeners
+}
+
+/// Reads an address to bind, or the same address where it is referred to.
+pub(super) fn address(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.as_str().unwrap_or_default();
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    match text.rsplit_once(':') {
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => value.expected_because(
+            ADDRESS,
+            format_args!("all addresses are \"0.0.0.0:{port}\" and, IPv6, \"[::]:{port}\""),
+        ),
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => value.expected_because(
+            ADDRESS,
+            format_args!("this machine is \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        ),
+        _ => value.expected(ADDRESS),
+    }
+    None
+}

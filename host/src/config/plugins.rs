@@ -1,0 +1,158 @@
+//! Plugins as they are written: `[plugins.NAME]`, and the chains of routes that refer to them.
+
+use std::time::Duration;
+
+use super::reader::{Table, Value};
+use super::upstreams::{check_name, unknown};
+use super::{Module, OnFailure, Plugin, PluginLimits};
+
+const MODULE: &str = "a path of a .wasm file or \"builtin:NAME\"";
+const REFERENCE: &str =
+    "the name of a plugin or a table such as { name = \"redact\", config = {} }";
+
+/// All plugins of a file, growing as chains are read.
+pub(super) struct Plugins<'r> {
+    declared: Vec<Declared<'r>>,
+    /// What [`Plugins::finish`] returns: each plugin and each variant once.
+    used: Vec<Plugin>,
+}
+
+struct Declared<'r> {
+    value: Value<'r>,
+    /// None if it cannot be used, which is noted.
+    plugin: Option<Plugin>,
+    /// By a chain, as it is or as a variant.
+    used: bool,
+}
+
+impl<'r> Plugins<'r> {
+    /// Reads the declared ones.
+    pub(super) fn read(t: &Table<'r>) -> Self {
+        let declared = t.get("plugins");
+        let declared = declared
+            .map(|value| value.entries("tables [plugins.NAME]"))
+            .unwrap_or_default();
+        let declared = declared
+            .into_iter()
+            .map(|value| Declared {
+                plugin: plugin(&value),
+                value,
+                used: false,
+            })
+            .collect();
+        Self {
+            declared,
+            used: Vec::new(),
+        }
+    }
+
+    /// Reads a route's chain: indices into what [`Plugins::finish`] returns.
+    pub(super) fn chain(&mut self, value: &Value<'r>) -> Vec<usize> {
+        let mut chain = Vec::new();
+        for item in value.list("a list such as [\"auth\", { name = \"redact\", config = {} }]") {
+            let Some(index) = self.link(&item) else {
+                continue;
+            };
+            if chain.contains(&index) {
+                item.problem(format_args!(
+                    "{:?} is already in this chain with the same configuration",
+                    self.used[index].name
+                ));
+            }
+            chain.push(index);
+        }
+        chain
+    }
+
+    fn link(&mut self, item: &Value<'r>) -> Option<usize> {
+        let read = |t: &Table<'r>| (t.require("name", REFERENCE), t.get("config"));
+        let (name, config) = match item.is_table() {
+            true => item.table(REFERENCE, read)?,
+            false => (Some(item.clone()), None),
+        };
+        let config = config.map(|value| configuration(&value));
+        let reference = name?;
+        let name = reference.parse(REFERENCE, Some)?;
+        let Some(declared) = self.declared.iter_mut().find(|d| d.value.name() == name) else {
+            let known = self.declared.iter().map(|declared| declared.value.name());
+            reference.problem(unknown("plugin", "plugins", name, known));
+            return None;
+        };
+        declared.used = true;
+        let mut plugin = declared.plugin.clone()?;
+        if let Some(config) = config {
+            plugin.config = config;
+        }
+        let known = self.used.iter().position(|used| *used == plugin);
+        Some(known.unwrap_or_else(|| {
+            self.used.push(plugin);
+            self.used.len() - 1
+        }))
+    }
+
+    /// All plugins, once all routes are read: those in chains and those that no chain names. One
+    /// that appears in chains with other configurations only is not among them: its own may be no
+    /// configuration at all.
+    pub(super) fn finish(mut self) -> Vec<Plugin> {
+        for declared in self.declared.into_iter().filter(|declared| !declared.used) {
+            declared.value.warn("no route uses this plugin");
+            self.used.extend(declared.plugin);
+        }
+        self.used
+    }
+}
+
+fn plugin(value: &Value<'_>) -> Option<Plugin> {
+    check_name(value);
+    let read = |t: &Table<'_>| {
+        t.refuse("isolation", "; a plugin has one instance per worker");
+        let module = t.require("module", MODULE).and_then(|value| module(&value));
+        let config = t.get("config").map(|value| configuration(&value));
+        let limits = t.section("limits", limits);
+        let words = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
+        let on_failure = t.choice("on_failure", words, OnFailure::Closed);
+        Some(Plugin {
+            name: value.name().to_owned(),
+            module: module?,
+            config: config.unwrap_or_else(|| "{}".to_owned()),
+            limits,
+            on_failure,
+        })
+    };
+    value.table("a table with `module`", read).flatten()
+}
+
+fn module(value: &Value<'_>) -> Option<Module> {
+    match value.as_str().and_then(|text| text.split_once(':')) {
+        Some(("builtin", name)) if !name.is_empty() => Some(Module::Builtin(name.to_owned())),
+        Some(("builtin", _)) => {
+            value.expected(MODULE);
+            None
+        }
+        Some((_, rest)) if rest.starts_with("//") => {
+            value.expected_because(
+                MODULE,
+                "modules from elsewhere are not supported in this release",
+            );
+            None
+        }
+        _ => value.existing_file().map(Module::File),
+    }
+}
+
+/// A `config` table as JSON text.
+fn configuration(value: &Value<'_>) -> String {
+    if !value.is_table() {
+        value.expected("a table such as { words = [\"secret\"] }");
+    }
+    value.json().to_string()
+}
+
+fn limits(t: &Table<'_>) -> PluginLimits {
+    PluginLimits {
+        call_timeout: t.duration("call_timeout", Duration::from_millis(5)),
+        memory_bytes: t.size("memory", 64 << 10..=4 << 30, 16 << 20),
+        output_bytes: t.size("output_bytes", 0.., 4 << 20),
+        output_messages: t.whole("output_messages", 0.., 64),
+    }
+}

@@ -1,0 +1,385 @@
+//! What files mean: defaults, references, and what is worked out from what is written.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::*;
+use crate::config::{
+    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Part, Pattern,
+    PluginLimits, RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
+};
+
+#[test]
+fn what_a_file_leaves_out_has_its_default() {
+    let loaded = parse(BASE).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.config;
+    let seconds = Duration::from_secs;
+    assert_eq!(
+        config.workers,
+        std::thread::available_parallelism().unwrap().get()
+    );
+    assert_eq!(config.admin, None);
+    assert_eq!(config.access_log, None);
+    let limits = Limits {
+        max_header_bytes: 32 * 1024,
+        max_headers: 100,
+        max_uri_bytes: 8 * 1024,
+        max_connections: 16_384,
+    };
+    assert_eq!(config.limits, limits);
+    let timeouts = ClientTimeouts {
+        tls_handshake: seconds(10),
+        header_read: seconds(60),
+        keep_alive: seconds(75),
+        body_read: seconds(60),
+        send: seconds(60),
+        drain: seconds(30),
+    };
+    assert_eq!(config.timeouts, timeouts);
+    assert!(!config.listeners[0].tls);
+
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.name, "chat");
+    assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!(
+        (upstream.keep_alive, upstream.keep_alive_timeout),
+        (32, seconds(60))
+    );
+    assert_eq!(upstream.tls, None);
+    let endpoint = Endpoint {
+        address: "127.0.0.1:9001".parse().unwrap(),
+        weight: 1,
+        max_fails: 1,
+        fail_timeout: seconds(10),
+        backup: false,
+    };
+    assert_eq!(upstream.endpoints, [endpoint]);
+
+    let plugin = &config.plugins[0];
+    assert_eq!(plugin.module, Module::Builtin("redact".to_owned()));
+    assert_eq!(plugin.config, "{}");
+    assert_eq!(plugin.on_failure, OnFailure::Closed);
+    let limits = PluginLimits {
+        call_timeout: Duration::from_millis(5),
+        memory_bytes: 16 << 20,
+        output_bytes: 4 << 20,
+        output_messages: 64,
+    };
+    assert_eq!(plugin.limits, limits);
+
+    let site = &config.sites[0];
+    assert_eq!(site.names, [SiteName::Exact("example.com".to_owned())]);
+    assert_eq!(site.listeners, [0]);
+    assert!(!site.default);
+    assert_eq!(site.certificate, None);
+    let route = &site.routes[0];
+    assert_eq!(route.pattern, Pattern::Prefix("/".to_owned()));
+    assert_eq!(route.action, Action::Proxy(0));
+    assert_eq!(route.plugins, [0]);
+    assert_eq!(route.set_headers, []);
+    assert_eq!(route.upgrade, ["websocket"]);
+    assert_eq!(
+        route.timeouts,
+        RouteTimeouts {
+            connect: seconds(60),
+            send: seconds(60),
+            read: seconds(60)
+        }
+    );
+    assert_eq!(
+        route.websocket,
+        WebSocket {
+            max_message_bytes: 1 << 20,
+            idle_timeout: seconds(60)
+        }
+    );
+    assert_eq!(route.max_body_bytes, 1 << 20);
+}
+
+#[test]
+fn a_session_may_be_silent_as_long_as_a_read_may_take_unless_said_otherwise() {
+    let idle = |text: &str| {
+        config(&with(UPSTREAM, text)).sites[0].routes[0]
+            .websocket
+            .idle_timeout
+    };
+    assert_eq!(
+        idle("+timeouts = { read = \"5m\" }"),
+        Duration::from_secs(300)
+    );
+    let both = "+timeouts = { read = \"5m\" }\nwebsocket = { idle_timeout = \"1h\" }";
+    assert_eq!(idle(both), Duration::from_secs(3600));
+}
+
+#[test]
+fn patterns_are_told_apart_by_their_sign() {
+    let pattern = |text: &str| {
+        let line = format!("match = {text:?}");
+        config(&with(MATCH, &line))
+            .sites
+            .remove(0)
+            .routes
+            .remove(0)
+            .pattern
+    };
+    assert_eq!(pattern("/chat"), Pattern::Prefix("/chat".to_owned()));
+    assert_eq!(pattern("= /chat"), Pattern::Exact("/chat".to_owned()));
+    assert_eq!(pattern("=/chat"), Pattern::Exact("/chat".to_owned()));
+    assert_eq!(
+        pattern("^~ /chat"),
+        Pattern::PrefixFirst("/chat".to_owned())
+    );
+    let images = r"~ .*.(gif|jpg)$";
+    let Pattern::Regex(regex) = pattern(images) else {
+        panic!("no regex")
+    };
+    assert!(regex.is_match("/notagif") && !regex.is_match("/a.GIF"));
+    let Pattern::Regex(regex) = pattern(r"~* \.(gif|jpg)$") else {
+        panic!("no regex")
+    };
+    assert!(regex.is_match("/a.GIF") && !regex.is_match("/notagif"));
+}
+
+#[test]
+fn site_names_are_lower_case_and_may_have_one_star_at_an_end() {
+    let names =
+        r#"names = ["WWW.Example.com", "*.example.org", "www.example.*", "[::1]", "10.0.0.1"]"#;
+    let exact = |name: &str| SiteName::Exact(name.to_owned());
+    assert_eq!(
+        config(&with(NAMES, names)).sites[0].names,
+        [
+            exact("www.example.com"),
+            SiteName::Suffix(".example.org".to_owned()),
+            SiteName::Prefix("www.example.".to_owned()),
+            exact("[::1]"),
+            exact("10.0.0.1"),
+        ]
+    );
+}
+
+#[test]
+fn a_site_without_names_is_the_default_site() {
+    assert!(config(&with(NAMES, "")).sites[0].default);
+    assert!(config(&with(NAMES, "+default = true")).sites[0].default);
+}
+
+#[test]
+fn one_site_may_have_a_name_that_another_has_on_another_listener() {
+    let second = "\n[[listeners]]\nbind = \"127.0.0.1:8081\"\n[[sites]]\nnames = [\"example.com\"]\n\
+                  listeners = [\"127.0.0.1:8081\"]\nroutes = [{ match = \"/\", upstream = \"chat\" }]\n";
+    let text = with(NAMES, "+listeners = [\"127.0.0.1:8080\"]") + second;
+    let sites = config(&text).sites;
+    assert_eq!(
+        (&sites[0].listeners[..], &sites[1].listeners[..]),
+        (&[0][..], &[1][..])
+    );
+}
+
+#[test]
+fn listeners_on_port_0_are_as_many_as_are_written_and_named_together() {
+    let text = with(
+        BIND,
+        "bind = \"127.0.0.1:0\"\n[[listeners]]\nbind = \"127.0.0.1:0\"",
+    );
+    assert_eq!(config(&text).listeners.len(), 2);
+    let named = text.replace(NAMES, "listeners = [\"127.0.0.1:0\"]");
+    assert_eq!(config(&named).sites[0].listeners, [0, 1]);
+}
+
+#[test]
+fn a_tls_listener_is_content_with_a_certificate_for_each_of_its_sites() {
+    let text = with(BIND, "+tls = true");
+    let text = text.replace(
+        NAMES,
+        "certificate = { chain = \"Cargo.toml\", key = \"Cargo.toml\" }",
+    );
+    let loaded = parse(&text).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert!(loaded.config.listeners[0].tls);
+    assert_eq!(
+        loaded.config.sites[0].certificate.as_ref().unwrap().chain,
+        Path::new("Cargo.toml")
+    );
+}
+
+#[test]
+fn a_name_with_several_addresses_makes_an_endpoint_of_each() {
+    let text = with(
+        ENDPOINTS,
+        "endpoints = [{ address = \"localhost:9010\", weight = 3 }]",
+    );
+    let endpoints = config(&text).upstreams.remove(0).endpoints;
+    assert!(
+        endpoints
+            .iter()
+            .any(|e| e.address == SocketAddr::from(([127, 0, 0, 1], 9010)))
+    );
+    assert!(
+        endpoints
+            .iter()
+            .all(|e| e.address.ip().is_loopback() && e.weight == 3)
+    );
+}
+
+#[test]
+fn tls_to_an_upstream_verifies_the_host_as_written_by_default() {
+    let tls = |text: &str| {
+        config(&with(ENDPOINTS, text))
+            .upstreams
+            .remove(0)
+            .tls
+            .unwrap()
+    };
+    let expected = UpstreamTls {
+        ca: None,
+        server_name: "localhost".to_owned(),
+        verify: true,
+    };
+    assert_eq!(
+        tls("endpoints = [\"LocalHost:1\", \"localhost:2\"]\ntls = true"),
+        expected
+    );
+    assert_eq!(tls("endpoints = [\"localhost:1\"]\ntls = {}"), expected);
+    assert_eq!(
+        tls("endpoints = [\"127.0.0.1:1\", \"127.0.0.2:1\"]\n\
+             tls = { ca = \"Cargo.toml\", server_name = \"A.test\", verify = false }"),
+        UpstreamTls {
+            ca: Some(PathBuf::from("Cargo.toml")),
+            server_name: "a.test".to_owned(),
+            verify: false
+        }
+    );
+}
+
+#[test]
+fn a_url_makes_one_upstream_that_all_routes_with_it_share() {
+    let route =
+        |path: &str, url: &str| format!("[[sites.routes]]\nmatch = {path:?}\nurl = {url:?}\n");
+    let text = BASE.to_owned()
+        + &route("/a", "http://127.0.0.1:9010")
+        + &route("/b", "http://127.0.0.1:9010")
+        + &route("/c", "https://127.0.0.1:9010")
+        + &route("/d", "http://127.0.0.1")
+        + &route("/e", "https://[::1]");
+    let config = config(&text);
+    let actions: Vec<_> = config.sites[0]
+        .routes
+        .iter()
+        .map(|route| &route.action)
+        .collect();
+    assert_eq!(
+        actions,
+        [0, 1, 1, 2, 3, 4]
+            .map(Action::Proxy)
+            .iter()
+            .collect::<Vec<_>>()
+    );
+    let names: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "chat",
+            "127.0.0.1:9010",
+            "127.0.0.1:9010",
+            "127.0.0.1",
+            "[::1]"
+        ]
+    );
+    let ports: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|u| u.endpoints[0].address.port())
+        .collect();
+    assert_eq!(ports, [9001, 9010, 9010, 80, 443]);
+    assert_eq!(config.upstreams[1].tls, None);
+    assert_eq!(config.upstreams[4].tls.as_ref().unwrap().server_name, "::1");
+}
+
+#[test]
+fn a_route_with_a_configuration_of_its_own_makes_a_variant_of_the_plugin() {
+    let chain = r#"plugins = [{ name = "redact", config = { words = ["a"] } }, "redact"]
+[[sites.routes]]
+match = "/other"
+upstream = "chat"
+plugins = [{ name = "redact", config = { words = ["a"] } }, { name = "redact", config = {} }]"#;
+    let config = config(&with(CHAIN, chain));
+    let plugins: Vec<_> = config
+        .plugins
+        .iter()
+        .map(|p| (p.name.as_str(), p.config.as_str()))
+        .collect();
+    assert_eq!(
+        plugins,
+        [("redact", r#"{"words":["a"]}"#), ("redact", "{}")]
+    );
+    let chains: Vec<_> = config.sites[0]
+        .routes
+        .iter()
+        .map(|route| &route.plugins[..])
+        .collect();
+    assert_eq!(chains, [[0, 1], [0, 1]]);
+}
+
+#[test]
+fn a_plugin_that_is_only_used_with_other_configurations_is_not_loaded_with_its_own() {
+    let chain = r#"plugins = [{ name = "redact", config = { words = [] } }]"#;
+    let loaded = parse(&with(CHAIN, chain)).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.config.plugins.len(), 1);
+    assert_eq!(loaded.config.plugins[0].config, r#"{"words":[]}"#);
+}
+
+#[test]
+fn a_plugins_configuration_becomes_json() {
+    let table = r#"+[plugins.redact.config]
+text = "a\"b"
+whole = 0x10
+fraction = 1.5
+yes = true
+day = 2026-01-02
+list = [1, "two", { three = 3 }]
+nested.key = "value""#;
+    assert_eq!(
+        config(&with(MODULE, table)).plugins[0].config,
+        r#"{"day":"2026-01-02","fraction":1.5,"list":[1,"two",{"three":3}],"nested":{"key":"value"},"text":"a\"b","whole":16,"yes":true}"#
+    );
+}
+
+#[test]
+fn header_fields_keep_the_order_of_the_file() {
+    let set = r#"+set_headers = { X-B = "$host:${server_port}", X-A = "", Host = "a" }"#;
+    let set_headers = config(&with(UPSTREAM, set))
+        .sites
+        .remove(0)
+        .routes
+        .remove(0)
+        .set_headers;
+    let names: Vec<_> = set_headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["x-b", "x-a", "host"]);
+    let parts = [
+        Part::Variable(Variable::Host),
+        Part::Literal(":".to_owned()),
+        Part::Variable(Variable::ServerPort),
+    ];
+    assert_eq!(set_headers[0].1.parts(), parts);
+}
+
+#[test]
+fn a_route_may_answer_by_itself() {
+    let line = r#"respond = { status = 301, headers = { Location = "https://$host$request_uri" }, body = "moved" }"#;
+    let config = config(&with(UPSTREAM, line));
+    let Action::Respond(respond) = &config.sites[0].routes[0].action else {
+        panic!("no respond")
+    };
+    assert_eq!(respond.status, StatusCode::MOVED_PERMANENTLY);
+    assert_eq!(respond.headers.len(), 1);
+    assert_eq!(respond.body, "moved");
+}
