@@ -1,0 +1,328 @@
+//! Counts what happens: each worker writes cells of its own, a scrape adds them up.
+//!
+//! How they read at `/metrics` is left to `exposition.rs`.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::ops::Index;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// A number that only grows, written by one thread and read by others.
+///
+/// An addition is a load and a store, about a nanosecond; two writing threads would lose counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        let now = self.0.load(Ordering::Relaxed);
+        self.0.store(now.wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that grows and shrinks, written by one thread and read by others.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(Counter);
+
+impl Gauge {
+    pub(crate) fn increment(&self) {
+        self.0.add(1);
+    }
+
+    pub(crate) fn decrement(&self) {
+        self.0.add(u64::MAX); // minus one
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.value()
+    }
+}
+
+/// How often which time was taken, written by one thread and read by others.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    /// One for each of [`BUCKETS`], and one for what took longer.
+    pub(super) buckets: [Counter; BUCKETS.len() + 1],
+    pub(super) sum_nanos: Counter,
+}
+
+/// Upper ends in nanoseconds.
+pub(super) const BUCKETS: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
+];
+
+impl Histogram {
+    pub(crate) fn observe(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // From the lower end: nearly every call is in one of the first buckets.
+        let bucket = BUCKETS.iter().position(|&end| nanos <= end);
+        self.buckets[bucket.unwrap_or(BUCKETS.len())].increment();
+        self.sum_nanos.add(nanos);
+    }
+}
+
+/// A label whose values are known beforehand.
+pub(crate) trait Label: Copy + 'static {
+    const NAME: &str;
+    const ALL: &[Self];
+    fn index(self) -> usize;
+    fn value(self) -> &'static str;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $label:ident, $name:literal, { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $label {
+            $($(#[$value_doc])* $value,)+
+        }
+
+        impl Label for $label {
+            const NAME: &str = $name;
+            const ALL: &[Self] = &[$(Self::$value,)+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn value(self) -> &'static str {
+                match self {
+                    $(Self::$value => $text,)+
+                }
+            }
+        }
+    };
+}
+
+label!(
+    /// Which way bytes and messages go, or would have gone.
+    Direction, "direction", {
+        ToService = "to-service",
+        ToClient = "to-client",
+    }
+);
+
+label!(
+    /// What became of a message.
+    Fate, "verdict", {
+        Pass = "pass",
+        Replace = "replace",
+        Drop = "drop",
+        /// It closed the session.
+        Close = "close",
+        /// A plugin sent it.
+        Send = "send",
+        /// No plugin had asked for it.
+        Unseen = "unseen",
+    }
+);
+
+label!(
+    /// What a plugin is called for.
+    Phase, "phase", {
+        Configure = "configure",
+        Request = "request",
+        Response = "response",
+        Choose = "choose",
+        Open = "open",
+        Message = "message",
+        Close = "close",
+    }
+);
+
+label!(
+    /// Hundreds of a status.
+    StatusClass, "class", {
+        Informational = "1xx",
+        Success = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+    }
+);
+
+impl From<StatusCode> for StatusClass {
+    fn from(status: StatusCode) -> Self {
+        match status.as_u16() {
+            ..200 => Self::Informational,
+            200..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+}
+
+label!(
+    /// How a reload ended.
+    ReloadResult, "result", {
+        Success = "success",
+        /// The generation before it stays in force.
+        Failure = "failure",
+    }
+);
+
+/// One value for each value of a label: `calls[Phase::Message]`.
+#[derive(Debug)]
+pub(crate) struct By<L, T, const N: usize> {
+    values: [T; N],
+    label: PhantomData<fn(L)>,
+}
+
+impl<L: Label, T: Default, const N: usize> Default for By<L, T, N> {
+    fn default() -> Self {
+        const { assert!(N == L::ALL.len()) };
+        Self {
+            values: std::array::from_fn(|_| T::default()),
+            label: PhantomData,
+        }
+    }
+}
+
+impl<L: Label, T, const N: usize> Index<L> for By<L, T, N> {
+    type Output = T;
+
+    fn index(&self, label: L) -> &T {
+        &self.values[label.index()]
+    }
+}
+
+pub(crate) type ByDirection<T> = By<Direction, T, 2>;
+pub(crate) type ByFate<T> = By<Fate, T, 6>;
+pub(crate) type ByPhase<T> = By<Phase, T, 7>;
+
+/// What one worker counts. Only that worker writes it.
+// Cells of two workers never share a cache line, nor the pair of lines a prefetch brings.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct WorkerMetrics {
+    pub(crate) connections_accepted: Counter,
+    /// Closed at once because the worker held as many as `limits.max_connections` allows.
+    pub(crate) connections_refused: Counter,
+    pub(crate) connections_open: Gauge,
+    pub(crate) tls_handshake_failures: Counter,
+    pub(crate) requests: Counter,
+    pub(crate) responses: By<StatusClass, Counter, 5>,
+    /// Tunnels, filtered ones included.
+    pub(crate) sessions_opened: Counter,
+    pub(crate) sessions_open: Gauge,
+    /// Bodies and what tunnels carry, on the client's side.
+    pub(crate) bytes: ByDirection<Counter>,
+    pub(crate) messages: ByDirection<ByFate<Counter>>,
+    pub(crate) upstream_connections_opened: Counter,
+    pub(crate) upstream_connections_reused: Counter,
+    // Locked when an instance or a generation is made, and by a scrape.
+    pub(super) plugins: Named<Box<str>, PluginMetrics>,
+    pub(super) endpoints: Named<(Box<str>, SocketAddr), EndpointMetrics>,
+}
+
+/// Cells made on demand.
+pub(super) type Named<K, T> = Mutex<BTreeMap<K, Arc<T>>>;
+
+impl WorkerMetrics {
+    /// Returns what this worker counts for a plugin. Takes a lock: keep the result.
+    pub(crate) fn plugin(&self, name: &str) -> Arc<PluginMetrics> {
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(plugins.entry(name.into()).or_default())
+    }
+
+    /// Returns what this worker counts for an endpoint. Takes a lock: keep the result.
+    pub(crate) fn endpoint(&self, upstream: &str, address: SocketAddr) -> Arc<EndpointMetrics> {
+        let mut endpoints = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(endpoints.entry((upstream.into(), address)).or_default())
+    }
+}
+
+/// What one worker counts for a plugin.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct PluginMetrics {
+    pub(crate) calls: ByPhase<Counter>,
+    /// Traps and calls that broke a limit or the contract.
+    pub(crate) failures: ByPhase<Counter>,
+    pub(crate) call_time: ByPhase<Histogram>,
+    /// Thrown away after a failure.
+    pub(crate) instances_replaced: Counter,
+}
+
+/// What one worker counts for an endpoint.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct EndpointMetrics {
+    pub(crate) picks: Counter,
+    pub(crate) failures: Counter,
+    /// Exchanges and tunnels under way.
+    pub(crate) open: Gauge,
+}
+
+/// All that the process counts.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(super) workers: Vec<Arc<WorkerMetrics>>,
+    // These are written by the control thread.
+    pub(super) reloads: By<ReloadResult, AtomicU64, 2>,
+    pub(super) generation: AtomicU64,
+}
+
+impl Metrics {
+    pub(crate) fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            reloads: By::default(),
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns the cells of worker `n`, which counts from 0 and alone may write them.
+    pub(crate) fn worker(&self, n: usize) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.workers[n])
+    }
+
+    pub(crate) fn reloaded(&self, result: ReloadResult) {
+        self.reloads[result].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says which generation is in force.
+    pub(crate) fn set_generation(&self, number: u64) {
+        self.generation.store(number, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        for nanos in [0, 1_000, 1_001, 10_000_000, 10_000_001] {
+            histogram.observe(Duration::from_nanos(nanos));
+        }
+        let counts = histogram.buckets.each_ref().map(Counter::value);
+        assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn cells_of_two_workers_share_no_cache_line() {
+        assert_eq!(align_of::<WorkerMetrics>(), 128);
+        assert_eq!(align_of::<PluginMetrics>(), 128);
+        assert_eq!(align_of::<EndpointMetrics>(), 128);
+    }
+}
