@@ -10,9 +10,9 @@ use rustls::ServerConfig;
 
 use crate::certificates;
 use crate::config::{self, Action, Config};
-use crate::plugin::{self, Chain, Engine, Plugin};
+use crate::plugin::{self, Chain, EndpointView, Engine, Plugin};
 use crate::route::{RouteTable, SiteTable};
-use crate::upstream::Upstream;
+use crate::upstream::{Endpoint, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
 pub(crate) struct Generation {
@@ -49,6 +49,8 @@ pub(crate) struct Route {
     /// None: the route answers by itself.
     pub(crate) upstream: Option<Arc<Upstream>>,
     pub(crate) chain: Chain,
+    /// The endpoints as plugins are told of them.
+    pub(crate) endpoints: Vec<EndpointView>,
     /// The pattern as written, for logs.
     pub(crate) label: Arc<str>,
 }
@@ -62,8 +64,8 @@ pub(crate) enum Error {
     Upstream { upstream: String, source: certificates::Error },
     #[error("plugin `{plugin}`")]
     Plugin { plugin: String, source: plugin::Error },
-    #[error("plugin `{plugin}`: cannot read {}", path.display())]
-    Module { plugin: String, path: std::path::PathBuf, source: std::io::Error },
+    #[error("plugin `{plugin}`: cannot read its module {module}")]
+    Module { plugin: String, module: String, source: std::io::Error },
 }
 
 impl Generation {
@@ -103,20 +105,33 @@ impl Site {
             Some(config::SiteName::Suffix(suffix)) => format!("*{suffix}"),
             Some(config::SiteName::Prefix(prefix)) => format!("{prefix}*"),
         };
-        let route = |route: &config::Route| Route {
-            settings: route.clone(),
-            upstream: match route.action {
+        let route = |route: &config::Route| {
+            let upstream = match route.action {
                 Action::Proxy(upstream) => Some(upstreams[upstream].clone()),
                 Action::Respond(_) => None,
-            },
-            chain: Chain::new(route.plugins.iter().map(|&plugin| plugins[plugin].clone()).collect()),
-            label: route.pattern.to_string().into(),
+            };
+            let chain = route.plugins.iter().map(|&plugin| plugins[plugin].clone()).collect();
+            Route {
+                settings: route.clone(),
+                chain: Chain::new(chain),
+                endpoints: upstream.iter().flat_map(|upstream| &upstream.endpoints).map(view).collect(),
+                upstream,
+                label: route.pattern.to_string().into(),
+            }
         };
         Self {
             name,
             table: RouteTable::new(site.routes.iter().map(|route| &route.pattern)),
             routes: site.routes.iter().map(route).collect(),
         }
+    }
+}
+
+fn view(endpoint: &Endpoint) -> EndpointView {
+    EndpointView {
+        address: endpoint.address,
+        weight: endpoint.weight,
+        backup: endpoint.backup,
     }
 }
 
@@ -177,13 +192,17 @@ fn plugins(
         let name = || settings.name.clone();
         let bytes = match plugin::read_module(&settings.module) {
             Ok(bytes) => bytes,
-            Err((path, source)) => {
-                errors.push(Error::Module { plugin: name(), path, source });
+            Err(source) => {
+                let module = match &settings.module {
+                    config::Module::File(path) => path.display().to_string(),
+                    config::Module::Builtin(name) => format!("builtin:{name}"),
+                };
+                errors.push(Error::Module { plugin: name(), module, source });
                 continue;
             }
         };
         let same = previous.and_then(|previous| {
-            previous.plugins.iter().find(|plugin| plugin.is_same(settings, &bytes))
+            previous.plugins.iter().find(|plugin| plugin.is_current(settings, &bytes))
         });
         if let Some(plugin) = same {
             plugins.push(plugin.clone());

@@ -548,6 +548,24 @@ impl Counts {
     }
 }
 
+/// Returns early bytes (for the service, for the client) with what plugins sent before them.
+pub(crate) fn behind(
+    sent: Vec<Sent>,
+    (for_service, for_client): (Vec<u8>, Vec<u8>),
+) -> (Vec<u8>, Vec<u8>) {
+    let mut framed = (Vec::new(), Vec::new());
+    for Sent { to, kind, payload } in sent {
+        let out = match to {
+            Side::Client => &mut framed.1,
+            Side::Service => &mut framed.0,
+        };
+        frame(out, to, kind, &payload);
+    }
+    framed.0.extend_from_slice(&for_service);
+    framed.1.extend_from_slice(&for_client);
+    framed
+}
+
 /// Frames a message of ours, masked if it goes to a service (RFC 6455 §5.1).
 fn frame(out: &mut Vec<u8>, to: Side, kind: MessageKind, payload: &[u8]) {
     let mask = match to {

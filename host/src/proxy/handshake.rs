@@ -3,7 +3,7 @@
 //! hyper gives a client's socket back only after the 101 is on its way, so [`run`] leaves a task with
 //! the connection and returns; that task then owns the session to its end.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
@@ -113,7 +113,7 @@ pub(crate) async fn run(
         is_websocket: offer.is_websocket,
         chain: chain.map(|chain| {
             let handshake = remembered(session, head, &response, endpoint);
-            (chain, Rc::new(handshake))
+            (chain, Arc::new(handshake))
         }),
         route,
         ending,
@@ -289,10 +289,8 @@ fn remembered(
     endpoint: &Endpoint,
 ) -> Handshake {
     Handshake {
-        scheme: session.facts.scheme,
-        host: session.facts.host.clone(),
-        target: head::target(head).to_owned(),
-        remote: session.facts.remote,
+        facts: session.facts.clone(),
+        target: head::target(head).into(),
         request: copied(&head.headers),
         response: copied(response.headers()),
         endpoint: endpoint.address,

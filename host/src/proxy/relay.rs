@@ -1,6 +1,7 @@
 //! From a handshake to the relay of what follows: as messages if a plugin wants any, else as bytes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::debug;
@@ -9,7 +10,7 @@ use super::failure::SessionFailure;
 use super::session::{Ending, RouteHandle};
 use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
-use crate::plugin::{ChainRun, Handshake};
+use crate::plugin::{ChainRun, Handshake, Opening};
 use crate::stream::Stream;
 
 /// A session whose 101 is on its way, and all it needs but the client's stream.
@@ -20,7 +21,7 @@ pub(crate) struct Relay {
     pub(crate) service_early: Bytes,
     pub(crate) is_websocket: bool,
     /// The plugins that may want messages.
-    pub(crate) chain: Option<(ChainRun, Rc<Handshake>)>,
+    pub(crate) chain: Option<(ChainRun, Arc<Handshake>)>,
     pub(crate) route: RouteHandle,
     pub(crate) ending: Ending,
 }
@@ -49,18 +50,24 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
         tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
         return;
     };
-    let mut opening = Vec::new();
-    match chain.open(handshake, &mut opening) {
-        Ok(Some(chain)) => {
+    let mut sent = Vec::new();
+    let opening = chain.open(&handshake, &mut sent);
+    match opening {
+        Ok(Opening::Watched(chain)) => {
             let limit = route.settings.websocket.max_message_bytes;
-            tokio::task::spawn_local(filter::run(ends, early, chain, opening, limit, idle_timeout));
+            tokio::task::spawn_local(filter::run(ends, early, chain, sent, limit, idle_timeout));
         }
-        Ok(None) => {
+        Ok(Opening::Unwatched) => {
+            let early = filter::behind(sent, early);
             tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+        }
+        Ok(Opening::Close { code, reason }) => {
+            let failure = SessionFailure::ClosedByPlugin { code, reason };
+            tokio::task::spawn_local(tunnel::refuse(ends, sent, failure));
         }
         Err(failure) => {
             let failure = SessionFailure::Plugin(failure);
-            tokio::task::spawn_local(tunnel::refuse(ends, failure));
+            tokio::task::spawn_local(tunnel::refuse(ends, sent, failure));
         }
     }
 }

@@ -24,9 +24,9 @@ use super::worker::Worker;
 use super::{exchange, handshake};
 use crate::config::{Action, Respond};
 use crate::generation::{Generation, Route, Site};
-use crate::plugin::{Candidate, ChainRun, EndpointView, Facts, SentRequest, UpstreamView, Verdict};
+use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
-use crate::telemetry::{Direction, EndpointMetrics, Record, StatusClass};
+use crate::telemetry::{Direction, EndpointMetrics, Record};
 use crate::upstream::{self, BodyProgress, Endpoint, Open, Tried, Upstream};
 
 /// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
@@ -45,11 +45,11 @@ pub(crate) struct Session {
     pub(crate) worker: Rc<Worker>,
     pub(crate) client: Rc<Client>,
     pub(crate) route: RouteHandle,
-    pub(crate) facts: Facts,
+    pub(crate) facts: Arc<Facts>,
     /// None: the route has no plugins.
     pub(crate) chain: Option<ChainRun>,
     /// The request as it was sent, if a plugin will be shown the response.
-    pub(crate) sent: Option<SentRequest>,
+    pub(crate) sent: Option<Arc<SentRequest>>,
 }
 
 /// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
@@ -119,22 +119,20 @@ impl Session {
         let host = head::host(head)?;
         let path = normalize_path(head.uri.path())
             .map_err(|_| Failure::BadRequest("path leads out of the root or cannot be decoded"))?;
-        let facts = |host: String| Facts {
-            scheme: if client.is_tls { "https" } else { "http" },
-            host: host.into(),
-            remote: client.remote.ip(),
-            is_handshake: false,
-            max_header_bytes: limits.max_header_bytes,
-        };
         let found = generation.listeners[client.listener].sites.find(&host).and_then(|site| {
             generation.sites[site].table.find(&path).map(|route| (site, route))
         });
         let Some((site, route)) = found else {
             return Err(Failure::NoRoute { host, path: path.into_owned() });
         };
-        let mut facts = facts(host);
         let route = RouteHandle { generation: generation.clone(), site, route };
-        facts.is_handshake = handshake::offer(head, &route.settings.upgrade).is_some();
+        let facts = Arc::new(Facts {
+            scheme: if client.is_tls { "https" } else { "http" },
+            host: host.into(),
+            remote: client.remote.ip(),
+            is_handshake: handshake::offer(head, &route.settings.upgrade).is_some(),
+            max_header_bytes: limits.max_header_bytes,
+        });
         let chain =
             (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
         Ok(Self { worker, client, route, facts, chain, sent: None })
@@ -191,15 +189,13 @@ impl Session {
     /// Keeps the request head for plugins that will be shown the response.
     pub(crate) fn remember(&mut self, head: &Parts, endpoint: Option<SocketAddr>) {
         if self.route.chain.sees_responses() {
-            self.sent = Some(SentRequest {
+            self.sent = Some(Arc::new(SentRequest {
+                facts: self.facts.clone(),
                 method: head.method.clone(),
-                scheme: self.facts.scheme,
-                host: self.facts.host.clone(),
-                target: head::target(head).to_owned(),
-                remote: self.facts.remote,
+                target: head::target(head).into(),
                 headers: head.headers.clone(),
                 endpoint,
-            });
+            }));
         }
     }
 
@@ -272,16 +268,8 @@ impl Session {
         if candidates.is_empty() {
             return Ok(None);
         }
-        let view = |endpoint: &Endpoint| EndpointView {
-            address: endpoint.name.clone(),
-            weight: endpoint.weight,
-            backup: endpoint.backup,
-        };
-        let view = UpstreamView {
-            id: upstream.id,
-            name: &upstream.name,
-            endpoints: &|| upstream.endpoints.iter().map(view).collect(),
-        };
+        let endpoints = &self.route.endpoints;
+        let view = UpstreamView { id: upstream.id, name: &upstream.name, endpoints };
         Ok(chain.choose(view, head, &self.facts, &candidates)?)
     }
 
@@ -416,7 +404,7 @@ impl Ending {
     /// Lets the exchange end with the body of its response.
     fn answer(&mut self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
         let status = response.status();
-        self.worker.metrics.responses[StatusClass::from(status)].increment();
+        self.worker.metrics.responses[status.into()].increment();
         if let Some(record) = &mut self.record {
             record.status = Some(status);
         }

@@ -14,9 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::closing::{self, Farewell};
 use super::failure::SessionFailure;
+use super::filter;
 use super::relay::Ends;
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
+use crate::plugin::Sent;
 use crate::protocol::frame::Boundaries;
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction, Fate};
@@ -51,12 +53,12 @@ enum Outcome {
 /// An end in one direction is passed on and leaves the other open.
 pub(crate) async fn run(
     mut ends: Ends,
-    (from_client, from_service): (Vec<u8>, Vec<u8>),
+    (for_service, for_client): (Vec<u8>, Vec<u8>),
     is_websocket: bool,
     idle_timeout: Duration,
 ) {
-    let mut to_service = Flow::new(from_client, is_websocket);
-    let mut to_client = Flow::new(from_service, is_websocket);
+    let mut to_service = Flow::new(for_service, is_websocket);
+    let mut to_client = Flow::new(for_client, is_websocket);
     let watch = ends.worker.sweep.watch();
     watch.arm(idle_timeout);
     let outcome = poll_fn(|cx| {
@@ -90,11 +92,12 @@ pub(crate) async fn run(
     }
 }
 
-/// Ends a session that a plugin failed before it began.
-pub(crate) async fn refuse(mut ends: Ends, failure: SessionFailure) {
+/// Ends a session that a plugin ended before it began, after what plugins sent.
+pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFailure) {
     ends.failed(&failure);
-    let nothing = || Farewell { rest: Vec::new(), at_boundary: true };
-    closing::say_goodbye(&mut ends, &failure, nothing(), nothing()).await;
+    let (to_service, to_client) = filter::behind(sent, Default::default());
+    let farewell = |rest| Farewell { rest, at_boundary: true };
+    closing::say_goodbye(&mut ends, &failure, farewell(to_client), farewell(to_service)).await;
 }
 
 fn poll(

@@ -1,0 +1,248 @@
+//! The process: what it starts, what puts a new generation in force, and how it ends.
+//!
+//! The calling thread becomes the control thread: signals, the admin listener, file watching and
+//! compiling. Traffic is served by the workers, each a thread with a runtime of its own.
+
+mod admin;
+mod reload;
+mod watch;
+mod workers;
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config, LogFormat, LogTarget, Problem};
+use crate::downstream::Listener;
+use crate::generation::{self, Generation};
+use crate::plugin;
+use crate::telemetry::{AccessLogFile, Format, Metrics, Target};
+use reload::Reloader;
+use watch::ModuleWatch;
+use workers::Workers;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    File(PathBuf),
+    /// A text that cannot change. The path stands in messages.
+    Text { text: String, name: PathBuf },
+}
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub(crate) enum Error {
+    Config(config::Error),
+    Generation { name: PathBuf, errors: Vec<generation::Error> },
+    Engine(plugin::Error),
+    Bind { address: SocketAddr, source: io::Error },
+    AccessLog { path: PathBuf, source: io::Error },
+    /// A key that is only read at the start differs.
+    NeedsRestart { name: PathBuf, key: &'static str },
+    Start(io::Error),
+}
+
+/// Serves until a signal ends it. Returns once everything has drained.
+pub(crate) fn run(source: Source) -> Result<(), Error> {
+    raise_descriptor_limit();
+    let loaded = source.load().map_err(Error::Config)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let config = loaded.config;
+    let engine = plugin::Engine::new().map_err(Error::Engine)?;
+    let generation = Generation::build(&config, &engine, None)
+        .map_err(|errors| Error::Generation { name: source.name().to_owned(), errors })?;
+    let metrics = Metrics::new(config.workers);
+    metrics.set_generation(generation.number);
+    let access_log = config.access_log.as_ref().map(open_access_log).transpose()?;
+    let sockets = bind(&config)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    runtime.block_on(async {
+        let admin = match &config.admin {
+            None => None,
+            Some(admin) => Some(bind_admin(admin.listen).await?),
+        };
+        let reloader = Reloader::new(source, config, engine, generation, metrics.clone());
+        let workers =
+            Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
+                .map_err(Error::Start)?;
+        let draining = Arc::new(AtomicBool::new(false));
+        if let Some(listener) = admin {
+            tokio::spawn(admin::serve(listener, metrics.clone(), draining.clone()));
+        }
+        info!("ready");
+        control(reloader, access_log).await.map_err(Error::Start)?;
+        draining.store(true, Ordering::Relaxed);
+        workers.drain().await;
+        Ok(())
+    })
+}
+
+/// Checks a configuration as [`run`] would read it, without binding anything. Returns warnings.
+pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
+    let loaded = Config::load(file).map_err(Error::Config)?;
+    let engine = plugin::Engine::new().map_err(Error::Engine)?;
+    Generation::build(&loaded.config, &engine, None)
+        .map_err(|errors| Error::Generation { name: file.to_owned(), errors })?;
+    Ok(loaded.warnings)
+}
+
+/// Does what signals and changed files ask for, until a signal says to stop.
+async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut modules = ModuleWatch::new(reloader.modules());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reopen.recv() => {
+                if let Some(Err(error)) = access_log.as_ref().map(|log| log.reopen()) {
+                    error!(%error, "cannot open the access log anew");
+                }
+            }
+            _ = hangup.recv() => {
+                reloader.reload().await;
+                modules.set(reloader.modules());
+            }
+            () = modules.changed() => {
+                info!("a plugin's file has changed");
+                reloader.reload().await;
+                modules.set(reloader.modules());
+            }
+        }
+    }
+    info!("draining");
+    // A second signal says that nobody wants to wait.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("ended by a second signal");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// Binds every listener once per worker.
+fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, Error> {
+    let mut sockets: Vec<Vec<Listener>> = (0..config.workers).map(|_| Vec::new()).collect();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let (address, bound) = Listener::bind(index, listener.bind, config.workers)
+            .map_err(|source| Error::Bind { address: listener.bind, source })?;
+        info!(%address, tls = listener.tls, "listening");
+        for (worker, listener) in sockets.iter_mut().zip(bound) {
+            worker.push(listener);
+        }
+    }
+    Ok(sockets)
+}
+
+async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
+    let failed = |source| Error::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    info!(%address, "admin listening");
+    Ok(listener)
+}
+
+fn open_access_log(settings: &config::AccessLog) -> Result<Arc<AccessLogFile>, Error> {
+    let target = match &settings.target {
+        LogTarget::Stdout => Target::Stdout,
+        LogTarget::Stderr => Target::Stderr,
+        LogTarget::File(path) => Target::File(path),
+    };
+    let format = match settings.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    AccessLogFile::open(target, format).map_err(|source| Error::AccessLog {
+        path: match &settings.target {
+            LogTarget::File(path) => path.clone(),
+            LogTarget::Stdout => "stdout".into(),
+            LogTarget::Stderr => "stderr".into(),
+        },
+        source,
+    })
+}
+
+/// Takes as many descriptors as the system lets this process have: each tunnel needs two.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+impl Source {
+    fn load(&self) -> Result<config::Loaded, config::Error> {
+        match self {
+            Self::File(path) => Config::load(path),
+            Self::Text { text, name } => Config::parse(text, name),
+        }
+    }
+
+    fn name(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Text { name, .. } => name,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Generation { name, errors } => {
+                for (n, error) in errors.iter().enumerate() {
+                    let newline = if n == 0 { "" } else { "\n" };
+                    write!(f, "{newline}{}: {error}{}", name.display(), Causes(error.source()))?;
+                }
+                Ok(())
+            }
+            Self::Engine(error) => {
+                write!(f, "cannot run WebAssembly: {error}{}", Causes(error.source()))
+            }
+            Self::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "cannot listen on {address}: the address is in use")
+            }
+            Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::AccessLog { path, source } => {
+                write!(f, "cannot open the access log {}: {source}", path.display())
+            }
+            Self::NeedsRestart { name, key } => {
+                write!(f, "{}: `{key}` has changed, which takes a restart", name.display())
+            }
+            Self::Start(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+/// The causes of an error, each after a colon.
+struct Causes<'a>(Option<&'a dyn std::error::Error>);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause = self.0;
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! Puts the next generation in force, or says why not and changes nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing::{error, info, warn};
+
+use super::{Error, Source};
+use crate::config::{Config, Module};
+use crate::generation::Generation;
+use crate::plugin::Engine;
+use crate::telemetry::{Metrics, ReloadResult};
+
+/// Builds generations from one source.
+pub(super) struct Reloader {
+    source: Source,
+    /// As it is in force.
+    config: Config,
+    engine: Engine,
+    in_force: Arc<ArcSwap<Generation>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        source: Source,
+        config: Config,
+        engine: Engine,
+        generation: Generation,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let in_force = Arc::new(ArcSwap::from_pointee(generation));
+        Self { source, config, engine, in_force, metrics }
+    }
+
+    /// Returns the generation in force, as workers look at it.
+    pub(super) fn in_force(&self) -> &Arc<ArcSwap<Generation>> {
+        &self.in_force
+    }
+
+    /// Returns the files that plugins were loaded from.
+    pub(super) fn modules(&self) -> Vec<PathBuf> {
+        let files = self.config.plugins.iter().filter_map(|plugin| match &plugin.module {
+            Module::File(path) => Some(path.clone()),
+            Module::Builtin(_) => None,
+        });
+        files.collect()
+    }
+
+    /// Reads the source again and puts what it says in force for new sessions. Those that are open
+    /// keep the generation they began with.
+    pub(super) async fn reload(&mut self) {
+        let (source, engine) = (self.source.clone(), self.engine.clone());
+        let (running, previous) = (self.config.clone(), self.in_force.load_full());
+        // Compiling takes up to seconds, and signals are to be heard meanwhile.
+        let built = tokio::task::spawn_blocking(move || {
+            build(&source, &running, &engine, &previous).map_err(|error| error.to_string())
+        });
+        let failure = match built.await {
+            Ok(Ok((config, generation))) => {
+                let number = generation.number;
+                self.in_force.store(Arc::new(generation));
+                self.config = config;
+                self.metrics.set_generation(number);
+                self.metrics.reloaded(ReloadResult::Success);
+                info!(generation = number, "reloaded");
+                return;
+            }
+            Ok(Err(failure)) => failure,
+            Err(panic) => panic.to_string(),
+        };
+        self.metrics.reloaded(ReloadResult::Failure);
+        error!(error = failure, "reload failed; the generation in force stays");
+    }
+}
+
+fn build(
+    source: &Source,
+    running: &Config,
+    engine: &Engine,
+    previous: &Generation,
+) -> Result<(Config, Generation), Error> {
+    let loaded = source.load().map_err(Error::Config)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let config = loaded.config;
+    if let Some(key) = needs_restart(running, &config) {
+        return Err(Error::NeedsRestart { name: source.name().to_owned(), key });
+    }
+    let generation = Generation::build(&config, engine, Some(previous))
+        .map_err(|errors| Error::Generation { name: source.name().to_owned(), errors })?;
+    Ok((config, generation))
+}
+
+/// Returns the first key that differs and is only read at the start.
+fn needs_restart(running: &Config, next: &Config) -> Option<&'static str> {
+    [
+        ("workers", running.workers != next.workers),
+        ("admin", running.admin != next.admin),
+        ("access_log", running.access_log != next.access_log),
+        ("listeners", running.listeners != next.listeners),
+    ]
+    .into_iter()
+    .find_map(|(key, differs)| differs.then_some(key))
+}

@@ -1,0 +1,85 @@
+//! The worker threads: started once, told to drain once.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tracing::{info, warn};
+
+use crate::downstream::Listener;
+use crate::generation::Generation;
+use crate::proxy::Worker;
+use crate::telemetry::{AccessLogFile, Metrics};
+
+/// The running workers.
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    drain: watch::Sender<bool>,
+}
+
+impl Workers {
+    /// Starts one thread for each set of sockets.
+    pub(super) fn start(
+        sockets: Vec<Vec<Listener>>,
+        in_force: &Arc<ArcSwap<Generation>>,
+        metrics: &Metrics,
+        access_log: Option<&Arc<AccessLogFile>>,
+    ) -> io::Result<Self> {
+        let (drain, draining) = watch::channel(false);
+        let mut threads = Vec::new();
+        for (index, listeners) in sockets.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let in_force = in_force.clone();
+            let metrics = metrics.worker(index);
+            let access_log = access_log.cloned();
+            let draining = draining.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || {
+                let access_log = access_log.map(|file| file.for_worker());
+                let worker = Worker::new(index, in_force, metrics, access_log);
+                LocalSet::new().block_on(&runtime, serve(worker, listeners, draining));
+            })?);
+        }
+        Ok(Self { threads, drain })
+    }
+
+    /// Lets the workers finish what they have begun, for as long as the generation in force allows,
+    /// and waits for them.
+    pub(super) async fn drain(self) {
+        self.drain.send_replace(true);
+        let joined = tokio::task::spawn_blocking(move || {
+            self.threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        });
+        match joined.await {
+            Ok(0) => info!("drained"),
+            Ok(panicked) => warn!(panicked, "workers had panicked"),
+            Err(error) => warn!(%error, "cannot wait for the workers"),
+        }
+    }
+}
+
+/// Serves until told to drain, then until everything has ended or the drain timeout has passed.
+async fn serve(worker: Rc<Worker>, listeners: Vec<Listener>, mut draining: watch::Receiver<bool>) {
+    for listener in listeners {
+        tokio::task::spawn_local(listener.accept_loop(worker.clone()));
+    }
+    let sweeper = worker.clone();
+    tokio::task::spawn_local(async move { sweeper.sweep_forever().await });
+    // An error means that the control thread is gone, which is a reason to end as well.
+    if draining.wait_for(|draining| *draining).await.is_err() {
+        warn!("the control thread is gone");
+    }
+    worker.sweep.drain();
+    worker.pools.clear();
+    let limit = worker.generation().timeouts.drain;
+    if !worker.drained(limit).await {
+        warn!(connections = worker.connections(), "ended with connections that did not finish");
+    }
+    if let Some(access_log) = &worker.access_log {
+        access_log.flush();
+    }
+}
