@@ -111,8 +111,8 @@ fn access_log(t: &Table<'_>) -> Option<AccessLog> {
                 let folder = path
                     .parent()
                     .filter(|folder| !folder.as_os_str().is_empty());
-                if folder.is_some_and(|folder| !folder.is_dir()) {
-                    value.expected("a path in a folder that exists");
+                if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+                    value.expected("a path of a file, in a folder that exists");
                 }
                 Some(LogTarget::File(path))
             }

@@ -140,7 +140,7 @@ fn top_level_sections_are_explained_where_they_stand() {
             TOP,
             r#"access_log = { path = "nowhere/access.log" }"#,
             &[
-                r#"1:16: access_log.path: expected a path in a folder that exists, found "nowhere/access.log""#,
+                r#"1:16: access_log.path: expected a path of a file, in a folder that exists, found "nowhere/access.log""#,
             ],
         ),
         (
