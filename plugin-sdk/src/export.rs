@@ -1,0 +1,308 @@
+//! From the host's calls to the traits: what [`export!`](crate::export!) expands to, and the state it
+//! holds. Nothing here is for authors but the macro.
+
+/// Makes a type the plugin of this crate: `export!(Mask: Messages)`,
+/// `export!(Rewrite: OnRequest, OnResponse)`.
+///
+/// The host calls only for the interfaces listed; without any, the plugin is configured and never
+/// called again. Natively the macro checks that the traits are implemented and does nothing more.
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty $(: $($interface:ident),+ $(,)?)?) => {
+        const _: () = {
+            type Exported = $plugin;
+            $crate::__export_interface!(Exported: Plugin);
+            $($($crate::__export_interface!(Exported: $interface);)+)?
+        };
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_interface {
+    ($plugin:ident: Plugin) => {
+        $crate::__check_implemented!($plugin: Plugin);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static PLUGIN: $crate::export::Slot<$plugin> =
+                    const { $crate::export::Slot::new(::core::option::Option::None) };
+            }
+            impl $crate::export::Exported for $plugin {
+                fn slot() -> &'static ::std::thread::LocalKey<$crate::export::Slot<Self>> {
+                    &PLUGIN
+                }
+            }
+            $crate::bindings::lifecycle::export_lifecycle!(
+                $plugin with_types_in $crate::bindings::lifecycle
+            );
+        };
+    };
+    ($plugin:ident: OnRequest) => {
+        $crate::__check_implemented!($plugin: OnRequest);
+        #[cfg(target_arch = "wasm32")]
+        $crate::bindings::request::export_request!(
+            $plugin with_types_in $crate::bindings::request
+        );
+    };
+    ($plugin:ident: OnResponse) => {
+        $crate::__check_implemented!($plugin: OnResponse);
+        #[cfg(target_arch = "wasm32")]
+        $crate::bindings::response::export_response!(
+            $plugin with_types_in $crate::bindings::response
+        );
+    };
+    ($plugin:ident: Balancer) => {
+        $crate::__check_implemented!($plugin: Balancer);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static UPSTREAMS: $crate::export::Upstreams<$plugin> =
+                    const { $crate::export::Upstreams::<$plugin>::new(::std::vec::Vec::new()) };
+            }
+            impl $crate::export::ExportedBalancer for $plugin {
+                fn upstreams() -> &'static ::std::thread::LocalKey<$crate::export::Upstreams<Self>>
+                {
+                    &UPSTREAMS
+                }
+            }
+            $crate::bindings::balancer::export_balancer!(
+                $plugin with_types_in $crate::bindings::balancer
+            );
+        };
+    };
+    ($plugin:ident: Messages) => {
+        $crate::__check_implemented!($plugin: Messages);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static SESSIONS: $crate::export::Sessions<$plugin> =
+                    const { $crate::export::Sessions::<$plugin>::new(::std::vec::Vec::new()) };
+            }
+            impl $crate::export::ExportedMessages for $plugin {
+                fn sessions() -> &'static ::std::thread::LocalKey<$crate::export::Sessions<Self>> {
+                    &SESSIONS
+                }
+            }
+            $crate::bindings::messages::export_messages!(
+                $plugin with_types_in $crate::bindings::messages
+            );
+        };
+    };
+    ($plugin:ident: $other:ident) => {
+        ::core::compile_error!(::core::concat!(
+            "expected OnRequest, OnResponse, Balancer or Messages, found ",
+            ::core::stringify!($other)
+        ));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __check_implemented {
+    ($plugin:ident: $interface:ident) => {
+        const _: () = {
+            const fn implemented<P: $crate::$interface>() {}
+            implemented::<$plugin>();
+        };
+    };
+}
+
+#[cfg(target_arch = "wasm32")]
+pub use wasm::{Exported, ExportedBalancer, ExportedMessages, Sessions, Slot, Upstreams};
+
+#[cfg(target_arch = "wasm32")]
+mod wasm {
+    use std::cell::RefCell;
+    use std::panic;
+    use std::thread::LocalKey;
+
+    use crate::bindings::imports::tidegate::plugin::{http, outgoing};
+    use crate::bindings::{balancer, lifecycle, messages, request, response};
+    use crate::log;
+    use crate::{
+        Balancer, Ending, Endpoint, Handshake, Kind, Kinds, Message, MessageVerdict, Messages,
+        OnRequest, OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side,
+        Subscription, Verdict,
+    };
+
+    /// Longest reason of a Close frame in bytes (RFC 6455 §5.5).
+    const MAX_REASON: usize = 123;
+
+    const NOTHING: Subscription = Subscription {
+        from_client: Kinds::empty(),
+        from_service: Kinds::empty(),
+        largest: None,
+    };
+
+    /// The value of the plugin: none before `configure`.
+    pub type Slot<P> = RefCell<Option<P>>;
+
+    /// Upstreams by the host's number, which says nothing.
+    pub type Upstreams<P> = RefCell<Vec<(u32, <P as Balancer>::Upstream)>>;
+
+    /// Sessions by the host's number, which is dense.
+    pub type Sessions<P> = RefCell<Vec<Option<<P as Messages>::Session>>>;
+
+    /// The type given to `export!`. Each trait holds what one interface needs beside the plugin:
+    /// only the macro knows the type, and a static cannot be generic.
+    pub trait Exported: Plugin {
+        fn slot() -> &'static LocalKey<Slot<Self>>;
+    }
+
+    pub trait ExportedBalancer: Exported + Balancer {
+        fn upstreams() -> &'static LocalKey<Upstreams<Self>>;
+    }
+
+    pub trait ExportedMessages: Exported + Messages {
+        fn sessions() -> &'static LocalKey<Sessions<Self>>;
+    }
+
+    /// Calls are never re-entered, so the borrows never collide.
+    fn with_plugin<P: Exported, R>(run: impl FnOnce(&mut P) -> R) -> R {
+        P::slot()
+            .with_borrow_mut(|slot| run(slot.as_mut().expect("configured before any other call")))
+    }
+
+    impl<P: Exported> lifecycle::exports::tidegate::plugin::lifecycle::Guest for P {
+        fn configure(config: String) -> Result<(), String> {
+            // A trap says nothing of the panic that led to it.
+            panic::set_hook(Box::new(|panic| {
+                log::write(log::Level::Critical, "panic", &panic.to_string());
+            }));
+            let plugin = crate::plugin::configure(&config)?;
+            P::slot().set(Some(plugin));
+            Ok(())
+        }
+    }
+
+    impl<P: Exported + OnRequest> request::exports::tidegate::plugin::request::Guest for P {
+        fn on_request(
+            head: &http::RequestHead,
+        ) -> request::exports::tidegate::plugin::request::Verdict {
+            use request::exports::tidegate::plugin::request::Verdict as Flat;
+            match with_plugin(|plugin: &mut P| plugin.on_request(&mut RequestHead::new(head))) {
+                Verdict::Continue => Flat::Continue,
+                Verdict::Respond(answer) => {
+                    http::respond(&answer);
+                    Flat::Respond
+                }
+            }
+        }
+    }
+
+    impl<P: Exported + OnResponse> response::exports::tidegate::plugin::response::Guest for P {
+        fn on_response(
+            request: &http::SentRequest,
+            head: &http::ResponseHead,
+        ) -> response::exports::tidegate::plugin::response::Verdict {
+            use response::exports::tidegate::plugin::response::Verdict as Flat;
+            let verdict = with_plugin(|plugin: &mut P| {
+                plugin.on_response(&SentRequest::new(request), &mut ResponseHead::new(head))
+            });
+            match verdict {
+                Verdict::Continue => Flat::Continue,
+                Verdict::Respond(answer) => {
+                    http::respond(&answer);
+                    Flat::Respond
+                }
+            }
+        }
+    }
+
+    impl<P: ExportedBalancer> balancer::exports::tidegate::plugin::balancer::Guest for P {
+        fn endpoints(upstream: u32, name: String, endpoints: Vec<Endpoint>) {
+            let prepared = with_plugin(|plugin: &mut P| plugin.upstream(&name, endpoints));
+            P::upstreams().with_borrow_mut(|upstreams| {
+                match upstreams.iter_mut().find(|(number, _)| *number == upstream) {
+                    Some((_, known)) => *known = prepared,
+                    None => upstreams.push((upstream, prepared)),
+                }
+            });
+        }
+
+        fn choose(
+            upstream: u32,
+            head: &http::RequestHead,
+            candidates: Vec<crate::Candidate>,
+        ) -> Option<u32> {
+            P::upstreams().with_borrow_mut(|upstreams| {
+                let (_, known) = upstreams
+                    .iter_mut()
+                    .find(|(number, _)| *number == upstream)
+                    .expect("told the endpoints before the first choice");
+                let head = RequestHead::new(head);
+                with_plugin(|plugin: &mut P| plugin.choose(known, &head, &candidates))
+                    .map(|candidate| candidate.endpoint)
+            })
+        }
+    }
+
+    impl<P: ExportedMessages> messages::exports::tidegate::plugin::messages::Guest for P {
+        fn open(session: u32, handshake: &http::Handshake) -> Subscription {
+            let mut out = Outgoing::default();
+            let opened =
+                with_plugin(|plugin: &mut P| plugin.open(&Handshake::new(handshake), &mut out));
+            let Some((value, subscription)) = opened else {
+                return NOTHING;
+            };
+            // The host never closes a session that nothing is wanted of.
+            if subscription.from_client.is_empty() && subscription.from_service.is_empty() {
+                return NOTHING;
+            }
+            P::sessions().with_borrow_mut(|sessions| {
+                let index = session as usize;
+                if index >= sessions.len() {
+                    sessions.resize_with(index + 1, || None);
+                }
+                sessions[index] = Some(value);
+            });
+            subscription
+        }
+
+        fn on_message(
+            session: u32,
+            origin: Side,
+            kind: Kind,
+            payload: Vec<u8>,
+        ) -> messages::exports::tidegate::plugin::messages::Verdict {
+            use messages::exports::tidegate::plugin::messages::Verdict as Flat;
+            let message = Message {
+                origin,
+                kind,
+                payload,
+            };
+            let verdict = P::sessions().with_borrow_mut(|sessions| {
+                let session = sessions
+                    .get_mut(session as usize)
+                    .and_then(Option::as_mut)
+                    .expect("opened before its first message");
+                with_plugin(|plugin: &mut P| {
+                    plugin.on_message(session, message, &mut Outgoing::default())
+                })
+            });
+            match verdict {
+                MessageVerdict::Pass => Flat::Pass,
+                MessageVerdict::Replace(payload) => {
+                    outgoing::replace(&payload);
+                    Flat::Replace
+                }
+                MessageVerdict::Drop => Flat::Drop,
+                MessageVerdict::Close { code, reason } => {
+                    let end = reason.floor_char_boundary(MAX_REASON);
+                    outgoing::close(code, &reason[..end]);
+                    Flat::Close
+                }
+            }
+        }
+
+        fn on_close(session: u32, ending: Ending) {
+            let value = P::sessions().with_borrow_mut(|sessions| {
+                sessions.get_mut(session as usize).and_then(Option::take)
+            });
+            if let Some(value) = value {
+                with_plugin(|plugin: &mut P| plugin.on_close(value, ending));
+            }
+        }
+    }
+}
