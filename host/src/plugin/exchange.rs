@@ -1,0 +1,201 @@
+//! A route's plugins in order, and their run over one exchange or opening handshake.
+//!
+//! What follows a handshake is `messages.rs`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{request, response};
+
+use super::engine::Plugin;
+use super::instance::{Instances, Slot};
+use super::messages::MessageChain;
+use super::{
+    Candidate, Facts, Failure, Handshake, Opening, Sent, SentRequest, UpstreamView, Verdict,
+};
+use crate::telemetry::Phase;
+
+/// The plugins of a route, in the operator's order.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    plugins: Vec<Arc<Plugin>>,
+}
+
+/// A chain at work on one exchange or handshake.
+pub(crate) struct ChainRun {
+    links: Vec<Link>,
+    /// How many plugins, from the first on, have a say in the response.
+    reach: usize,
+    time_spent: Duration,
+}
+
+struct Link {
+    slot: Rc<Slot>,
+    /// It failed and its `on_failure` is `open`: the rest goes on without it.
+    skipped: bool,
+}
+
+impl Chain {
+    pub(crate) fn new(plugins: Vec<Arc<Plugin>>) -> Self {
+        Self { plugins }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plugins.is_empty()
+    }
+
+    pub(crate) fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.plugins
+    }
+
+    /// Begins a run for one exchange or handshake. Instances are made when the first call needs them.
+    pub(crate) fn begin(&self, instances: &Instances) -> ChainRun {
+        let link = |plugin| Link { slot: instances.slot(plugin), skipped: false };
+        ChainRun {
+            links: self.plugins.iter().map(link).collect(),
+            reach: self.plugins.len(),
+            time_spent: Duration::ZERO,
+        }
+    }
+
+    /// Whether [`ChainRun::on_request`] calls anybody.
+    pub(crate) fn sees_requests(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.compiled().request.is_some())
+    }
+
+    /// Whether [`ChainRun::on_response`] calls anybody.
+    pub(crate) fn sees_responses(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.compiled().response.is_some())
+    }
+
+    /// Whether [`ChainRun::choose`] calls anybody.
+    pub(crate) fn chooses(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.compiled().balancer.is_some())
+    }
+
+    /// Whether a session of this chain may be watched; [`ChainRun::open`] tells whether one is.
+    pub(crate) fn sees_messages(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.compiled().messages.is_some())
+    }
+}
+
+impl ChainRun {
+    /// Shows the head of a request to the plugins, first to last.
+    ///
+    /// After an answer, and after a failure, [`on_response`](Self::on_response) is for the plugins up
+    /// to the one that answered, and before the one that failed.
+    pub(crate) fn on_request(
+        &mut self,
+        head: &mut request::Parts,
+        facts: &Arc<Facts>,
+    ) -> Result<Verdict, Failure> {
+        for (n, link) in self.links.iter_mut().enumerate() {
+            if link.skipped || link.slot.exports().request.is_none() {
+                continue;
+            }
+            let limit = link.slot.allowance();
+            let verdict = link.slot.call(Phase::Request, &mut self.time_spent, |instance| {
+                instance.on_request(head, facts, limit)
+            });
+            match verdict {
+                Ok(Verdict::Continue) => {}
+                Ok(Verdict::Respond(answer)) => {
+                    self.reach = n + 1;
+                    return Ok(Verdict::Respond(answer));
+                }
+                Err(cause) => {
+                    link.skipped = true;
+                    link.slot.fail(Phase::Request, cause).inspect_err(|_| self.reach = n)?;
+                }
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+
+    /// Shows the head of a response to the plugins, last to first. An answer of one is shown to those
+    /// before it, and returned when all have seen it.
+    ///
+    /// After a failure the answer that the proxy makes of it may be shown again: to the plugins
+    /// that have not seen the first.
+    pub(crate) fn on_response(
+        &mut self,
+        request: &Arc<SentRequest>,
+        head: &mut response::Parts,
+    ) -> Result<Verdict, Failure> {
+        let mut replaced = None;
+        while let Some(n) = self.reach.checked_sub(1) {
+            self.reach = n;
+            let link = &mut self.links[n];
+            if link.skipped || link.slot.exports().response.is_none() {
+                continue;
+            }
+            let limit = link.slot.allowance();
+            let verdict = link.slot.call(Phase::Response, &mut self.time_spent, |instance| {
+                instance.on_response(request, head, limit)
+            });
+            match verdict {
+                Ok(Verdict::Continue) => {}
+                Ok(Verdict::Respond(answer)) => {
+                    let (parts, body) = answer.into_parts();
+                    *head = parts;
+                    replaced = Some(body);
+                }
+                Err(cause) => {
+                    link.skipped = true;
+                    link.slot.fail(Phase::Response, cause)?;
+                }
+            }
+        }
+        let Some(body) = replaced else { return Ok(Verdict::Continue) };
+        let mut answer = http::Response::new(body);
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = std::mem::take(&mut head.headers);
+        Ok(Verdict::Respond(answer))
+    }
+
+    /// Asks the plugins for an endpoint, first to last, until one names one: an index into
+    /// `upstream.endpoints`. `candidates` must not be empty. To be called once per attempt.
+    pub(crate) fn choose(
+        &mut self,
+        upstream: UpstreamView<'_>,
+        head: &mut request::Parts,
+        facts: &Arc<Facts>,
+        candidates: &[Candidate],
+    ) -> Result<Option<usize>, Failure> {
+        for link in &mut self.links {
+            if link.skipped || link.slot.exports().balancer.is_none() {
+                continue;
+            }
+            let chosen = link.slot.call(Phase::Choose, &mut self.time_spent, |instance| {
+                instance.choose(upstream, head, facts, candidates)
+            });
+            match chosen {
+                Ok(None) => {}
+                Ok(chosen) => return Ok(chosen),
+                Err(cause) => {
+                    link.skipped = true;
+                    link.slot.fail(Phase::Choose, cause)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens a session, after the 101 went out and before any message. What plugins send at once is
+    /// appended to `sent`, also if nobody watches the session then.
+    pub(crate) fn open(
+        self,
+        handshake: &Arc<Handshake>,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Opening, Failure> {
+        let watching = self.links.into_iter().filter(|link| !link.skipped).map(|link| link.slot);
+        let watching = watching.filter(|slot| slot.exports().messages.is_some());
+        MessageChain::open(watching, handshake, self.time_spent, sent)
+    }
+
+    /// Returns the time that plugins have taken so far.
+    pub(crate) fn time_spent(&self) -> Duration {
+        self.time_spent
+    }
+}

@@ -1,0 +1,411 @@
+//! The run of a route's plugins over one WebSocket session: who wants to see which message, in what
+//! order, and the way of the messages that plugins send themselves.
+//!
+//! Frames are not known here; `proxy/filter.rs` reads and writes them.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bindings::exports::tidegate::plugin::messages::{Kinds, Subscription};
+use super::host::Allowance;
+use super::instance::Slot;
+use super::{Failure, Handshake, MessageVerdict, Opening, Sent};
+use crate::protocol::close::CloseCode;
+use crate::protocol::message::{MessageKind, Side};
+use crate::telemetry::Phase;
+
+/// The plugins that watch a session.
+pub(crate) struct MessageChain {
+    wanted: Wanted,
+    /// In the operator's order.
+    links: Vec<Link>,
+    handshake: Arc<Handshake>,
+    time_spent: Duration,
+}
+
+/// One plugin's part in a session.
+struct Link {
+    slot: Rc<Slot>,
+    wanted: Wanted,
+    /// What the plugin knows the session by.
+    number: u32,
+    /// The life of the slot in which it was opened; another one does not know it.
+    life: u32,
+}
+
+/// For each direction and kind: payloads shorter than this are wanted, none if 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wanted([u64; 8]);
+
+/// A message on its way past the plugins.
+struct Passage<'a> {
+    from: Side,
+    kind: MessageKind,
+    payload: Cow<'a, [u8]>,
+    /// Index of the next plugin that is asked; nothing once it is past them all.
+    next: Option<usize>,
+    /// Whether it came from an end of the session. All others were sent by plugins.
+    came: bool,
+    /// It was judged, and waits for what was sent before it.
+    judged: Option<MessageVerdict>,
+}
+
+/// What messages that plugins sent may in turn make plugins produce, per message that came: two
+/// plugins that answer each other must come to an end.
+struct Budget(Option<Allowance>);
+
+impl MessageChain {
+    pub(super) fn open(
+        watching: impl Iterator<Item = Rc<Slot>>,
+        handshake: &Arc<Handshake>,
+        time_spent: Duration,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Opening, Failure> {
+        let mut chain = Self {
+            wanted: Wanted::default(),
+            links: Vec::new(),
+            handshake: Arc::clone(handshake),
+            time_spent,
+        };
+        // What a plugin sends passes plugins that come after it, so all are opened before.
+        let mut first_words = Vec::new();
+        for slot in watching {
+            let number = slot.number_session();
+            let n = chain.links.len();
+            chain.links.push(Link { slot, wanted: Wanted::default(), number, life: 0 });
+            let mut said = Vec::new();
+            chain.open_link(n, false, &mut said)?;
+            first_words.extend(said.into_iter().map(|sent| (n, sent)));
+        }
+        let waiting = first_words.into_iter().rev().map(|(n, sent)| chain.passage(n, sent)).collect();
+        if let Some(MessageVerdict::Close { code, reason }) = chain.run(waiting, sent)? {
+            return Ok(Opening::Close { code, reason });
+        }
+        chain.links.retain(|link| link.wanted != Wanted::default());
+        if chain.links.is_empty() {
+            return Ok(Opening::Unwatched);
+        }
+        chain.links.shrink_to_fit();
+        Ok(Opening::Watched(chain))
+    }
+
+    /// Whether a plugin wants to see a message. What none wants passes without a call.
+    pub(crate) fn wants(&self, from: Side, kind: MessageKind, len: usize) -> bool {
+        self.wanted.covers(from, kind, len)
+    }
+
+    /// Shows a message to the plugins that want it: first to last if it comes from the client, last to
+    /// first if it comes from the service.
+    ///
+    /// What they send is appended to `sent`, past the plugins on its way, in the order in which it is
+    /// to go out: before the message itself. After a failure the session must end.
+    pub(crate) fn on_message(
+        &mut self,
+        from: Side,
+        kind: MessageKind,
+        payload: &[u8],
+        sent: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        let first = match from {
+            Side::Client => 0,
+            Side::Service => self.links.len().wrapping_sub(1),
+        };
+        let mut message = Passage {
+            from,
+            kind,
+            payload: Cow::Borrowed(payload),
+            next: (first < self.links.len()).then_some(first),
+            came: true,
+            judged: None,
+        };
+        let mut said = Vec::new();
+        while let Some(n) = self.advance(&mut message) {
+            let verdict = self.ask(n, &message, &mut Budget(None), &mut said)?;
+            message.judge(verdict);
+            if !said.is_empty() {
+                // Rare, so it is kept out of the way of all others.
+                let mut waiting = vec![message];
+                waiting.extend(said.into_iter().rev().map(|sent| self.passage(n, sent)));
+                let verdict = self.run(waiting, sent)?;
+                return Ok(verdict.unwrap_or(MessageVerdict::Pass));
+            }
+        }
+        Ok(message.verdict())
+    }
+
+    /// Tells the plugins how the session ended: the code of the Close frame that did it, 1006 if there
+    /// was none, and who sent it, nothing if the proxy or a plugin did. Dropped without this, a
+    /// chain tells them 1006 and nobody.
+    pub(crate) fn close(mut self, code: u16, by: Option<Side>) {
+        self.end(code, by);
+    }
+
+    /// Returns the time that plugins have taken since the request.
+    pub(crate) fn time_spent(&self) -> Duration {
+        self.time_spent
+    }
+
+    /// Moves messages on, the last of `waiting` first, until the one that came has been judged or
+    /// none is left.
+    fn run(
+        &mut self,
+        mut waiting: Vec<Passage<'_>>,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Option<MessageVerdict>, Failure> {
+        let mut budget = Budget(None);
+        let mut said = Vec::new();
+        while let Some(mut message) = waiting.pop() {
+            match self.advance(&mut message) {
+                Some(n) => {
+                    let verdict = self.ask(n, &message, &mut budget, &mut said)?;
+                    message.judge(verdict);
+                    waiting.push(message);
+                    waiting.extend(said.drain(..).rev().map(|sent| self.passage(n, sent)));
+                }
+                None if message.came => return Ok(Some(message.verdict())),
+                None => match message.judged {
+                    Some(MessageVerdict::Close { code, reason }) => {
+                        return Ok(Some(MessageVerdict::Close { code, reason }));
+                    }
+                    Some(_) => {}
+                    None => sent.push(Sent {
+                        to: other(message.from),
+                        kind: message.kind,
+                        payload: message.payload.into_owned(),
+                    }),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves a message to the next plugin that wants to see it and returns which that is; nothing if
+    /// it is at its end.
+    fn advance(&self, message: &mut Passage<'_>) -> Option<usize> {
+        if message.judged.is_some() {
+            return None;
+        }
+        while let Some(n) = message.next {
+            message.next = beyond(n, message.from, self.links.len());
+            let Some(link) = self.links.get(n) else { continue };
+            if link.wanted.covers(message.from, message.kind, message.payload.len()) {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    /// The message that plugin `n` sent, on its way.
+    fn passage(&self, n: usize, sent: Sent) -> Passage<'static> {
+        let from = other(sent.to);
+        Passage {
+            from,
+            kind: sent.kind,
+            payload: Cow::Owned(sent.payload),
+            next: beyond(n, from, self.links.len()),
+            came: false,
+            judged: None,
+        }
+    }
+
+    /// Asks plugin `n` for its verdict on a message. A plugin that fails and whose `on_failure` is
+    /// `open` lets it pass, now and from now on.
+    fn ask(
+        &mut self,
+        n: usize,
+        message: &Passage<'_>,
+        budget: &mut Budget,
+        said: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        if self.links[n].life != self.links[n].slot.life() {
+            self.open_link(n, true, said)?;
+            let wanted = self.links[n].wanted;
+            if !wanted.covers(message.from, message.kind, message.payload.len()) {
+                return Ok(MessageVerdict::Pass);
+            }
+        }
+        let link = &self.links[n];
+        let own = link.slot.allowance();
+        let mut limit = if message.came { own } else { budget.share(own, &self.links) };
+        let before = limit;
+        let verdict = link.slot.call(Phase::Message, &mut self.time_spent, |instance| {
+            let Passage { from, kind, payload, .. } = message;
+            instance.on_message(link.number, *from, *kind, payload, &mut limit, said)
+        });
+        match verdict {
+            Ok(verdict) => {
+                if !message.came {
+                    budget.spend(before, limit);
+                }
+                Ok(verdict)
+            }
+            Err(cause) => {
+                let failed = link.slot.fail(Phase::Message, cause);
+                self.leave(n);
+                failed.map(|()| MessageVerdict::Pass)
+            }
+        }
+    }
+
+    /// Opens the session in the instance that plugin `n` has now.
+    fn open_link(
+        &mut self,
+        n: usize,
+        reopened: bool,
+        said: &mut Vec<Sent>,
+    ) -> Result<(), Failure> {
+        let link = &mut self.links[n];
+        let limit = link.slot.allowance();
+        let subscription = link.slot.call(Phase::Open, &mut self.time_spent, |instance| {
+            instance.open(link.number, &self.handshake, reopened, limit, said)
+        });
+        match subscription {
+            Ok(subscription) => {
+                link.life = link.slot.life();
+                link.wanted = Wanted::by(subscription);
+                self.sum_up();
+                Ok(())
+            }
+            Err(cause) => {
+                let failed = link.slot.fail(Phase::Open, cause);
+                self.leave(n);
+                failed
+            }
+        }
+    }
+
+    /// Goes on without plugin `n`.
+    fn leave(&mut self, n: usize) {
+        self.links[n].wanted = Wanted::default();
+        self.sum_up();
+    }
+
+    fn sum_up(&mut self) {
+        self.wanted = self.links.iter().fold(Wanted::default(), |sum, link| sum.or(link.wanted));
+    }
+
+    fn end(&mut self, code: u16, by: Option<Side>) {
+        for link in self.links.drain(..) {
+            // Nobody who wants nothing is told, and nobody who failed.
+            if link.wanted != Wanted::default() {
+                let time_spent = &mut self.time_spent;
+                link.slot.call_if_alive(link.life, Phase::Close, time_spent, |instance| {
+                    instance.on_close(link.number, code, by)
+                });
+            }
+        }
+    }
+}
+
+impl Drop for MessageChain {
+    fn drop(&mut self) {
+        self.end(CloseCode::ABNORMAL, None);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.slot.free_session(self.number);
+    }
+}
+
+impl Wanted {
+    fn by(subscription: Subscription) -> Self {
+        let below = subscription.largest.map_or(u64::MAX, |largest| largest.saturating_add(1));
+        let mut wanted = Self::default();
+        for (from, kinds) in [
+            (Side::Client, subscription.from_client),
+            (Side::Service, subscription.from_service),
+        ] {
+            for (kind, flag) in [
+                (MessageKind::Text, Kinds::TEXT),
+                (MessageKind::Binary, Kinds::BINARY),
+                (MessageKind::Ping, Kinds::PING),
+                (MessageKind::Pong, Kinds::PONG),
+            ] {
+                if kinds.contains(flag) {
+                    wanted.0[index(from, kind)] = below;
+                }
+            }
+        }
+        wanted
+    }
+
+    fn covers(&self, from: Side, kind: MessageKind, len: usize) -> bool {
+        (len as u64) < self.0[index(from, kind)]
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self(std::array::from_fn(|n| self.0[n].max(other.0[n])))
+    }
+}
+
+impl Passage<'_> {
+    fn judge(&mut self, verdict: MessageVerdict) {
+        match verdict {
+            MessageVerdict::Pass => {}
+            MessageVerdict::Replace(payload) => self.payload = Cow::Owned(payload),
+            MessageVerdict::Drop | MessageVerdict::Close { .. } => self.judged = Some(verdict),
+        }
+    }
+
+    fn verdict(self) -> MessageVerdict {
+        match (self.judged, self.payload) {
+            (Some(verdict), _) => verdict,
+            (None, Cow::Borrowed(_)) => MessageVerdict::Pass,
+            (None, Cow::Owned(payload)) => MessageVerdict::Replace(payload),
+        }
+    }
+}
+
+impl Budget {
+    /// What the next call may produce: no more than its plugin's limit, and than is left of all.
+    fn share(&mut self, own: Allowance, links: &[Link]) -> Allowance {
+        let left = self.0.get_or_insert_with(|| {
+            let limits = links.iter().map(|link| link.slot.allowance());
+            limits.fold(Allowance { bytes: 0, messages: 0 }, |sum, limit| Allowance {
+                bytes: sum.bytes.saturating_add(limit.bytes),
+                messages: sum.messages.saturating_add(limit.messages),
+            })
+        });
+        Allowance { bytes: own.bytes.min(left.bytes), messages: own.messages.min(left.messages) }
+    }
+
+    fn spend(&mut self, before: Allowance, after: Allowance) {
+        if let Some(left) = &mut self.0 {
+            left.bytes = left.bytes.saturating_sub(before.bytes - after.bytes);
+            left.messages = left.messages.saturating_sub(before.messages - after.messages);
+        }
+    }
+}
+
+/// The plugin after plugin `n`, of `len`, for a message from one side.
+fn beyond(n: usize, from: Side, len: usize) -> Option<usize> {
+    match from {
+        Side::Client => Some(n + 1).filter(|next| *next < len),
+        Side::Service => n.checked_sub(1),
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Client => Side::Service,
+        Side::Service => Side::Client,
+    }
+}
+
+fn index(from: Side, kind: MessageKind) -> usize {
+    let from = match from {
+        Side::Client => 0,
+        Side::Service => 4,
+    };
+    let kind = match kind {
+        MessageKind::Text => 0,
+        MessageKind::Binary => 1,
+        MessageKind::Ping => 2,
+        MessageKind::Pong => 3,
+    };
+    from + kind
+}

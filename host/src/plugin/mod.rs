@@ -1,0 +1,221 @@
+//! The plugin seam: what the data path says to plugins, and what they answer.
+//!
+//! Nothing outside this folder knows how a plugin is run. What a plugin may do and expect is written
+//! in `wit/`; what becomes of an answer on the wire is left to `proxy/`.
+
+mod bindings;
+mod engine;
+mod exchange;
+mod host;
+mod instance;
+mod messages;
+mod wasi;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::protocol::close::CloseCode;
+use crate::protocol::message::{MessageKind, Side};
+use crate::telemetry::Phase;
+
+pub(crate) use bindings::exports::tidegate::plugin::balancer::Candidate;
+pub(crate) use engine::{Engine, Plugin};
+pub(crate) use exchange::{Chain, ChainRun};
+pub(crate) use instance::Instances;
+pub(crate) use messages::MessageChain;
+
+/// What plugins may ask about an exchange or session beside its heads.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// `http` or `https`, as the client reached the proxy.
+    pub(crate) scheme: &'static str,
+    /// Lower case, without port; empty if the client named none.
+    pub(crate) host: Box<str>,
+    /// Of the client.
+    pub(crate) remote: IpAddr,
+    /// Whether the request asks for an upgrade that the route allows.
+    pub(crate) is_handshake: bool,
+    /// What a head may grow to, in bytes of its target and fields.
+    pub(crate) max_header_bytes: usize,
+}
+
+/// A request as it was sent to the service, for the plugins that see its response.
+#[derive(Debug)]
+pub(crate) struct SentRequest {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) target: Box<str>,
+    pub(crate) headers: HeaderMap,
+    /// The endpoint that answered; nothing if the answer was made here.
+    pub(crate) endpoint: Option<SocketAddr>,
+}
+
+/// What a WebSocket session knows of its opening handshake, for as long as it lives. Its values
+/// should be copies: a value cut out of a read buffer keeps all of that buffer.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    pub(crate) facts: Arc<Facts>,
+    /// Path and query as they were sent to the service.
+    pub(crate) target: Box<str>,
+    /// Fields of the request as it was sent to the service.
+    pub(crate) request: HeaderMap,
+    /// Fields of the 101 as it was sent to the client.
+    pub(crate) response: HeaderMap,
+    pub(crate) endpoint: SocketAddr,
+}
+
+/// An upstream as its plugins are told of it, once per instance and `id`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpstreamView<'a> {
+    /// Never used again for another upstream, nor for this one with other endpoints.
+    pub(crate) id: u32,
+    pub(crate) name: &'a str,
+    pub(crate) endpoints: &'a [EndpointView],
+}
+
+/// One endpoint of an [`UpstreamView`].
+#[derive(Debug, Clone)]
+pub(crate) struct EndpointView {
+    pub(crate) address: SocketAddr,
+    /// At least 1.
+    pub(crate) weight: u32,
+    pub(crate) backup: bool,
+}
+
+/// What a chain makes of a head.
+#[must_use]
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The head, which plugins may have changed, goes on.
+    Continue,
+    /// This goes to the client instead. It has no `content-length` and no `date`.
+    Respond(http::Response<Bytes>),
+}
+
+/// What a chain makes of a session when it opens.
+#[must_use]
+pub(crate) enum Opening {
+    /// No plugin subscribed: after what was sent, the session is a blind tunnel.
+    Unwatched,
+    Watched(MessageChain),
+    /// The session ends, after what was sent.
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+}
+
+/// What a chain makes of a message.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum MessageVerdict {
+    /// It goes on as it came.
+    Pass,
+    /// This goes on instead, with the kind the message had.
+    Replace(Vec<u8>),
+    Drop,
+    /// The session ends, after what was sent.
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+}
+
+/// A message of a plugin's own, past the plugins on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) to: Side,
+    pub(crate) kind: MessageKind,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Why an exchange or session ends because of a plugin whose `on_failure` is `closed`.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("plugin `{plugin}` failed in {}", function(*phase))]
+pub(crate) struct Failure {
+    pub(crate) plugin: Arc<str>,
+    pub(crate) phase: Phase,
+    #[source]
+    pub(crate) cause: Cause,
+}
+
+/// What ended a call, and with it the instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error("used more than {limit:?} of CPU time")]
+    Timeout { limit: Duration },
+    #[error("needed more than {limit} bytes of memory")]
+    Memory { limit: usize },
+    #[error("produced more than {limit} {unit}")]
+    Output { limit: usize, unit: &'static str },
+    /// With the first lines of the backtrace.
+    #[error("trapped: {0}")]
+    Trap(String),
+    /// What the plugin did that `wit/` says it must not.
+    #[error("broke the contract: {0}")]
+    Rule(String),
+    /// An instance on a worker refused what one on the control thread took.
+    #[error("refused its configuration: {0}")]
+    Configure(String),
+    /// No instance could be made lately, and none is tried before `retry_in` has passed.
+    #[error("could not be started; tried again in {retry_in:?}")]
+    Unavailable { retry_in: Duration },
+    /// A fault of the host, kept to the instance it happened in.
+    #[error("the host panicked: {0}")]
+    Panic(String),
+}
+
+/// Why a plugin cannot be loaded. The caller knows its name and file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no WebAssembly engine on this machine")]
+    Engine(#[source] Source),
+    #[error("expected a WebAssembly component or core module, found neither")]
+    NotWasm,
+    #[error("the core module cannot be made a component")]
+    Componentise(#[source] Source),
+    #[error("not a valid component")]
+    Compile(#[source] Source),
+    #[error("imports `{name}`, which tidegate does not offer")]
+    Import { name: String },
+    #[error("imports something tidegate offers in another form")]
+    ImportType(#[source] Source),
+    #[error("exports `{name}`, which is no interface of a plugin; expected one of {}", engine::EXPORTS.join(", "))]
+    Export { name: String },
+    #[error("exports `{name}` in another form than tidegate calls")]
+    ExportType {
+        name: String,
+        #[source]
+        source: Source,
+    },
+    #[error("exports none of {}", engine::EXPORTS.join(", "))]
+    NoExports,
+    #[error("has a `config`, but exports no `lifecycle` that could take it")]
+    TakesNoConfig,
+    /// What the plugin said.
+    #[error("refuses its `config`: {0}")]
+    Configure(String),
+    #[error("does not start")]
+    Start(#[source] Cause),
+}
+
+/// An error of the engine underneath.
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// The function of `wit/` that a phase calls.
+fn function(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Configure => "lifecycle.configure",
+        Phase::Request => "request.on-request",
+        Phase::Response => "response.on-response",
+        Phase::Choose => "balancer.choose",
+        Phase::Open => "messages.open",
+        Phase::Message => "messages.on-message",
+        Phase::Close => "messages.on-close",
+    }
+}
