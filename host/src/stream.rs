@@ -22,17 +22,6 @@ pub(crate) enum Stream {
     TlsClient(Box<client::TlsStream<TcpStream>>),
 }
 
-impl Stream {
-    /// Returns the socket below.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::TlsServer(tls) => tls.get_ref().0,
-            Self::TlsClient(tls) => tls.get_ref().0,
-        }
-    }
-}
-
 /// Calls a method of whichever stream it is.
 macro_rules! delegate {
     ($self:ident, $method:ident($($argument:expr),*)) => {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 pub(crate) use error::{Error, Problem};
-pub(crate) use template::{Part, Template, Variable};
+pub(crate) use template::{Template, Variable};
 
 /// A configuration that can be used, and what the operator should look at in it.
 #[derive(Debug, Clone, PartialEq)]

@@ -78,7 +78,8 @@ pub(crate) async fn serve(
     let mut stream = parts.io.into_inner().into_inner();
     match result {
         Ok(Ok(())) => {
-            if let Some(handover) = client.handover.borrow_mut().take() {
+            let handover = client.handover.borrow_mut().take();
+            if let Some(handover) = handover {
                 drop((client, parts.service));
                 handover(stream, parts.read_buf, permit);
                 return;

@@ -104,7 +104,6 @@ async fn serve(
     let generation = worker.generation();
     let tls = generation.listeners[listener].tls.clone();
     let is_tls = tls.is_some();
-    let client = Rc::new(Client::new(remote, local, listener, is_tls, &worker));
     let stream = match tls {
         None => Stream::Plain(socket),
         Some(config) => {
@@ -121,6 +120,7 @@ async fn serve(
         }
     };
     drop(generation);
+    let client = Rc::new(Client::new(remote, local, listener, is_tls, &worker));
     http::serve(stream, client, worker, permit).await;
 }
 

@@ -9,6 +9,7 @@ mod exchange;
 mod host;
 mod instance;
 mod messages;
+mod module;
 mod wasi;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub(crate) use engine::{Engine, Plugin};
 pub(crate) use exchange::{Chain, ChainRun};
 pub(crate) use instance::Instances;
 pub(crate) use messages::MessageChain;
+pub(crate) use module::read_module;
 
 /// What plugins may ask about an exchange or session beside its heads.
 #[derive(Debug)]

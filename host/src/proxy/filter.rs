@@ -50,7 +50,6 @@ struct Filter {
 
 /// What comes from one side.
 struct Inlet {
-    side: Side,
     reader: MessageReader,
     /// Bytes of a frame that is not whole.
     partial: Vec<u8>,
@@ -100,7 +99,6 @@ pub(crate) async fn run(
     let watch = ends.worker.sweep.watch();
     watch.arm(idle_timeout);
     let inlet = |side, partial: Vec<u8>| Inlet {
-        side,
         reader: MessageReader::new(side, max_message_bytes),
         bytes: partial.len() as u64,
         partial,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::failure::SessionFailure;
 use super::session::{Ending, RouteHandle};
@@ -75,7 +75,12 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
 impl Ends {
     /// Notes why the session ended badly.
     pub(crate) fn failed(&mut self, failure: &SessionFailure) {
-        debug!(error = failure as &dyn std::error::Error, "session failed");
+        let error = failure as &dyn std::error::Error;
+        if matches!(failure, SessionFailure::Plugin(_)) {
+            warn!(error, "session failed");
+        } else {
+            debug!(error, "session failed");
+        }
         self.ending.failed(failure);
         if let Some(record) = &mut self.ending.record {
             record.closed_by = Some(failure.closed_by());

@@ -96,10 +96,11 @@ pub(crate) async fn run(
             session.judge(failed(&failure, &head))
         }
     };
-    ending.answer(response.unwrap_or_else(|failure| {
+    let response = response.unwrap_or_else(|failure| {
         ending.failed(&failure);
         failed(&failure, &head)
-    }))
+    });
+    ending.answer(response)
 }
 
 impl Session {

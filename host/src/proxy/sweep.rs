@@ -79,11 +79,6 @@ impl Sweep {
             state.wake(Signal::Drain);
         }
     }
-
-    /// Returns whether the worker drains.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
 }
 
 impl Watch {

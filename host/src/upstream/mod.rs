@@ -40,13 +40,6 @@ pub(crate) enum Error {
     Exchange { address: SocketAddr, source: hyper::Error },
 }
 
-impl Error {
-    /// Whether the attempt ended because the service was slow rather than absent or wrong.
-    pub(crate) fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. })
-    }
-}
-
 /// A named group of endpoints. Immutable; what changes while it runs is in [`EndpointState`].
 pub(crate) struct Upstream {
     /// Never used again for another list of endpoints.
