@@ -173,7 +173,7 @@ impl Metrics {
         let each = |value: fn(&EndpointMetrics) -> u64| {
             endpoints.iter().map(move |(upstream, address, cells)| {
                 (
-                    [("upstream", &***upstream), ("endpoint", &**address)],
+                    [("upstream", &***upstream), ("address", &**address)],
                     sum(cells, value),
                 )
             })
@@ -190,7 +190,7 @@ impl Metrics {
         )?;
         out.gauges(
             "endpoint_open",
-            "Exchanges and tunnels under way, by endpoint",
+            "Exchanges and tunnels under way",
             each(|endpoint| endpoint.open.value()),
         )
     }
@@ -438,7 +438,7 @@ mod tests {
         has_line(&text, &format!("{histogram}_sum{{{labels}}} 0.0400018"));
         has_line(
             &text,
-            r#"tidegate_endpoint_picks_total{upstream="chat",endpoint="[::1]:9001"} 2"#,
+            r#"tidegate_endpoint_picks_total{upstream="chat",address="[::1]:9001"} 2"#,
         );
         assert!(
             !text.contains(r#"phase="request""#),
