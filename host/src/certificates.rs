@@ -21,15 +21,28 @@ use crate::config::{Certificate, SiteName, UpstreamTls};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot read certificates from {}", path.display())]
-    Chain { path: PathBuf, source: rustls::pki_types::pem::Error },
+    Chain {
+        path: PathBuf,
+        source: rustls::pki_types::pem::Error,
+    },
     #[error("no certificate in {}", path.display())]
     EmptyChain { path: PathBuf },
     #[error("cannot read a private key from {}", path.display())]
-    Key { path: PathBuf, source: rustls::pki_types::pem::Error },
+    Key {
+        path: PathBuf,
+        source: rustls::pki_types::pem::Error,
+    },
     #[error("the key {} does not fit the certificate {}", key.display(), chain.display())]
-    Mismatch { chain: PathBuf, key: PathBuf, source: rustls::Error },
+    Mismatch {
+        chain: PathBuf,
+        key: PathBuf,
+        source: rustls::Error,
+    },
     #[error("the certificate in {} cannot be trusted as an authority", path.display())]
-    Root { path: PathBuf, source: rustls::Error },
+    Root {
+        path: PathBuf,
+        source: rustls::Error,
+    },
     #[error("the system has no certificate authorities; give `tls.ca` a file")]
     NoSystemRoots,
     #[error("`tls.server_name`: expected a host name or an IP address, found `{name}`")]
@@ -66,15 +79,18 @@ pub(crate) fn client_config(
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let config = if tls.verify {
-        builder.with_root_certificates(roots(tls.ca.as_deref())?).with_no_client_auth()
+        builder
+            .with_root_certificates(roots(tls.ca.as_deref())?)
+            .with_no_client_auth()
     } else {
         builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Unverified(algorithms)))
             .with_no_client_auth()
     };
-    let name = ServerName::try_from(tls.server_name.clone())
-        .map_err(|_| Error::ServerName { name: tls.server_name.clone() })?;
+    let name = ServerName::try_from(tls.server_name.clone()).map_err(|_| Error::ServerName {
+        name: tls.server_name.clone(),
+    })?;
     Ok((Arc::new(config), name))
 }
 
@@ -82,22 +98,36 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
         for certificate in read_chain(path)? {
-            roots
-                .add(certificate)
-                .map_err(|source| Error::Root { path: path.to_owned(), source })?;
+            roots.add(certificate).map_err(|source| Error::Root {
+                path: path.to_owned(),
+                source,
+            })?;
         }
         return Ok(roots);
     }
     // Single unusable certificates are common in system stores and no reason to fail.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() { Err(Error::NoSystemRoots) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(Error::NoSystemRoots)
+    } else {
+        Ok(roots)
+    }
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| Error::Chain { path: path.to_owned(), source })?;
-    if chain.is_empty() { Err(Error::EmptyChain { path: path.to_owned() }) } else { Ok(chain) }
+        .map_err(|source| Error::Chain {
+            path: path.to_owned(),
+            source,
+        })?;
+    if chain.is_empty() {
+        Err(Error::EmptyChain {
+            path: path.to_owned(),
+        })
+    } else {
+        Ok(chain)
+    }
 }
 
 fn read_pair(
@@ -105,13 +135,17 @@ fn read_pair(
     provider: &CryptoProvider,
 ) -> Result<Arc<CertifiedKey>, Error> {
     let chain = read_chain(&certificate.chain)?;
-    let key = PrivateKeyDer::from_pem_file(&certificate.key)
-        .map_err(|source| Error::Key { path: certificate.key.clone(), source })?;
-    CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(|source| Error::Mismatch {
-        chain: certificate.chain.clone(),
-        key: certificate.key.clone(),
+    let key = PrivateKeyDer::from_pem_file(&certificate.key).map_err(|source| Error::Key {
+        path: certificate.key.clone(),
         source,
-    })
+    })?;
+    CertifiedKey::from_der(chain, key, provider)
+        .map(Arc::new)
+        .map_err(|source| Error::Mismatch {
+            chain: certificate.chain.clone(),
+            key: certificate.key.clone(),
+            source,
+        })
 }
 
 /// Chooses a certificate by the name the client asks for (RFC 6066 §3).
@@ -130,15 +164,22 @@ impl Resolver {
         sites: &[(&[SiteName], &Certificate)],
         provider: &CryptoProvider,
     ) -> Result<Self, Error> {
-        let mut resolver =
-            Self { exact: HashMap::new(), suffixes: vec![], prefixes: vec![], fallback: None };
+        let mut resolver = Self {
+            exact: HashMap::new(),
+            suffixes: vec![],
+            prefixes: vec![],
+            fallback: None,
+        };
         for (names, certificate) in sites {
             let pair = read_pair(certificate, provider)?;
             resolver.fallback.get_or_insert_with(|| pair.clone());
             for name in *names {
                 match name {
                     SiteName::Exact(name) => {
-                        resolver.exact.entry(name.clone()).or_insert_with(|| pair.clone());
+                        resolver
+                            .exact
+                            .entry(name.clone())
+                            .or_insert_with(|| pair.clone());
                     }
                     SiteName::Suffix(suffix) => {
                         resolver.suffixes.push((suffix.clone(), pair.clone()));
@@ -149,14 +190,26 @@ impl Resolver {
                 }
             }
         }
-        resolver.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        resolver.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        resolver
+            .suffixes
+            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        resolver
+            .prefixes
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         Ok(resolver)
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let suffix = || self.suffixes.iter().find(|(suffix, _)| name.ends_with(suffix.as_str()));
-        let prefix = || self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str()));
+        let suffix = || {
+            self.suffixes
+                .iter()
+                .find(|(suffix, _)| name.ends_with(suffix.as_str()))
+        };
+        let prefix = || {
+            self.prefixes
+                .iter()
+                .find(|(prefix, _)| name.starts_with(prefix.as_str()))
+        };
         self.exact
             .get(name)
             .or_else(|| suffix().map(|(_, pair)| pair))
@@ -167,7 +220,9 @@ impl Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let asked = hello.server_name().map(str::to_ascii_lowercase);
-        asked.and_then(|name| self.find(&name).cloned()).or_else(|| self.fallback.clone())
+        asked
+            .and_then(|name| self.find(&name).cloned())
+            .or_else(|| self.fallback.clone())
     }
 }
 

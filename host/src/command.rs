@@ -23,7 +23,13 @@ struct Arguments {
     command: Command,
     /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as
     /// `warn,tidegate=debug`
-    #[arg(long, global = true, default_value = "info", env = "TIDEGATE_LOG", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "info",
+        env = "TIDEGATE_LOG",
+        value_name = "LEVEL"
+    )]
     log: String,
     /// How it is logged
     #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
@@ -90,12 +96,51 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Run { config } => serve(&config),
         Command::Check { file } => check(&file),
-        Command::Demo { listen, admin, print_config } => demo::run(listen, admin, print_config),
+        Command::Demo {
+            listen,
+            admin,
+            print_config: false,
+        } => try_it(listen, admin),
+        Command::Demo {
+            listen,
+            admin,
+            print_config: true,
+        } => {
+            let [blue, green] = [9001, 9002].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+            say(
+                &mut std::io::stdout(),
+                demo::config(listen, admin, blue, green).trim_end(),
+            );
+            ExitCode::SUCCESS
+        }
     }
 }
 
 fn serve(file: &Path) -> ExitCode {
-    match server::run(server::Source::File(file.to_owned())) {
+    match server::run(server::Source::File(file.to_owned()), |_| {}) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Runs the proxy before the demo's services, which have a thread of their own.
+fn try_it(listen: SocketAddr, admin: Option<SocketAddr>) -> ExitCode {
+    let services = match demo::Thread::start() {
+        Ok(services) => services,
+        Err(error) => return fail(&format!("cannot start the services of the demo: {error}")),
+    };
+    let text = demo::config(listen, admin, services.blue, services.green);
+    let source = server::Source::Text {
+        text,
+        name: "demo".into(),
+    };
+    let ready = |addresses: &[SocketAddr]| {
+        let address = addresses.first().copied().unwrap_or(listen);
+        say(&mut std::io::stdout(), &demo::banner(address));
+    };
+    let served = server::run(source, ready);
+    services.stop();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -120,7 +165,7 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 /// Writes a line. A reader that has gone away is no reason to fail.
-pub(crate) fn say(out: &mut dyn Write, line: &str) {
+fn say(out: &mut dyn Write, line: &str) {
     if let Err(error) = writeln!(out, "{line}") {
         tracing::debug!(%error, "nobody reads what is printed");
     }

@@ -59,13 +59,26 @@ pub(crate) struct Route {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("listener {listener}")]
-    Certificate { listener: std::net::SocketAddr, source: certificates::Error },
+    Certificate {
+        listener: std::net::SocketAddr,
+        source: certificates::Error,
+    },
     #[error("upstream `{upstream}`")]
-    Upstream { upstream: String, source: certificates::Error },
+    Upstream {
+        upstream: String,
+        source: certificates::Error,
+    },
     #[error("plugin `{plugin}`")]
-    Plugin { plugin: String, source: plugin::Error },
+    Plugin {
+        plugin: String,
+        source: plugin::Error,
+    },
     #[error("plugin `{plugin}`: cannot read its module {module}")]
-    Module { plugin: String, module: String, source: std::io::Error },
+    Module {
+        plugin: String,
+        module: String,
+        source: std::io::Error,
+    },
 }
 
 impl Generation {
@@ -83,7 +96,11 @@ impl Generation {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let sites = config.sites.iter().map(|site| Site::new(site, &upstreams, &plugins)).collect();
+        let sites = config
+            .sites
+            .iter()
+            .map(|site| Site::new(site, &upstreams, &plugins))
+            .collect();
         Ok(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             limits: config.limits.clone(),
@@ -110,11 +127,19 @@ impl Site {
                 Action::Proxy(upstream) => Some(upstreams[upstream].clone()),
                 Action::Respond(_) => None,
             };
-            let chain = route.plugins.iter().map(|&plugin| plugins[plugin].clone()).collect();
+            let chain = route
+                .plugins
+                .iter()
+                .map(|&plugin| plugins[plugin].clone())
+                .collect();
             Route {
                 settings: route.clone(),
                 chain: Chain::new(chain),
-                endpoints: upstream.iter().flat_map(|upstream| &upstream.endpoints).map(view).collect(),
+                endpoints: upstream
+                    .iter()
+                    .flat_map(|upstream| &upstream.endpoints)
+                    .map(view)
+                    .collect(),
                 upstream,
                 label: route.pattern.to_string().into(),
             }
@@ -142,8 +167,11 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
         let mut tls = None;
         if listener.tls {
             // The default site comes first: its certificate is for clients that name nobody.
-            let mut sites: Vec<_> =
-                config.sites.iter().filter(|site| site.listeners.contains(&index)).collect();
+            let mut sites: Vec<_> = config
+                .sites
+                .iter()
+                .filter(|site| site.listeners.contains(&index))
+                .collect();
             sites.sort_by_key(|site| !site.default);
             let pairs: Vec<_> = sites
                 .iter()
@@ -152,7 +180,10 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
             match certificates::server_config(&pairs) {
                 Ok(config) => tls = Some(config),
                 Err(source) => {
-                    errors.push(Error::Certificate { listener: listener.bind, source });
+                    errors.push(Error::Certificate {
+                        listener: listener.bind,
+                        source,
+                    });
                 }
             }
         }
@@ -169,12 +200,18 @@ fn upstreams(
     let mut upstreams = Vec::new();
     for settings in &config.upstreams {
         let old = previous.and_then(|previous| {
-            previous.upstreams.iter().find(|upstream| upstream.name == settings.name)
+            previous
+                .upstreams
+                .iter()
+                .find(|upstream| upstream.name == settings.name)
         });
         match Upstream::new(settings, old.map(Arc::as_ref)) {
             Ok(upstream) => upstreams.push(Arc::new(upstream)),
             Err(source) => {
-                errors.push(Error::Upstream { upstream: settings.name.clone(), source });
+                errors.push(Error::Upstream {
+                    upstream: settings.name.clone(),
+                    source,
+                });
             }
         }
     }
@@ -197,12 +234,19 @@ fn plugins(
                     config::Module::File(path) => path.display().to_string(),
                     config::Module::Builtin(name) => format!("builtin:{name}"),
                 };
-                errors.push(Error::Module { plugin: name(), module, source });
+                errors.push(Error::Module {
+                    plugin: name(),
+                    module,
+                    source,
+                });
                 continue;
             }
         };
         let same = previous.and_then(|previous| {
-            previous.plugins.iter().find(|plugin| plugin.is_current(settings, &bytes))
+            previous
+                .plugins
+                .iter()
+                .find(|plugin| plugin.is_current(settings, &bytes))
         });
         if let Some(plugin) = same {
             plugins.push(plugin.clone());
@@ -210,7 +254,10 @@ fn plugins(
         }
         match engine.load(settings, &bytes) {
             Ok(plugin) => plugins.push(plugin),
-            Err(source) => errors.push(Error::Plugin { plugin: name(), source }),
+            Err(source) => errors.push(Error::Plugin {
+                plugin: name(),
+                source,
+            }),
         }
     }
     plugins

@@ -20,8 +20,12 @@ pub(crate) struct SiteTable {
 impl SiteTable {
     /// Makes the table of `listener` from all sites of the configuration, in their order.
     pub(crate) fn new(sites: &[config::Site], listener: usize) -> Self {
-        let mut table =
-            Self { exact: HashMap::new(), suffixes: vec![], prefixes: vec![], default: None };
+        let mut table = Self {
+            exact: HashMap::new(),
+            suffixes: vec![],
+            prefixes: vec![],
+            default: None,
+        };
         let mut first = None;
         for (index, site) in sites.iter().enumerate() {
             if !site.listeners.contains(&listener) {
@@ -42,8 +46,12 @@ impl SiteTable {
             }
         }
         // Stable: of equal names the first site keeps it.
-        table.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        table.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        table
+            .suffixes
+            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        table
+            .prefixes
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         table.default = table.default.or(first);
         table
     }
@@ -51,8 +59,16 @@ impl SiteTable {
     /// Returns the site for a host in lower case without port: exact name, then longest leading
     /// wildcard, then longest trailing wildcard, then the listener's default.
     pub(crate) fn find(&self, host: &str) -> Option<usize> {
-        let suffix = || self.suffixes.iter().find(|(suffix, _)| host.ends_with(suffix.as_str()));
-        let prefix = || self.prefixes.iter().find(|(prefix, _)| host.starts_with(prefix.as_str()));
+        let suffix = || {
+            self.suffixes
+                .iter()
+                .find(|(suffix, _)| host.ends_with(suffix.as_str()))
+        };
+        let prefix = || {
+            self.prefixes
+                .iter()
+                .find(|(prefix, _)| host.starts_with(prefix.as_str()))
+        };
         self.exact
             .get(host)
             .copied()
@@ -74,7 +90,11 @@ pub(crate) struct RouteTable {
 impl RouteTable {
     /// Makes the table from patterns in the order of the file.
     pub(crate) fn new<'a>(routes: impl Iterator<Item = &'a Pattern>) -> Self {
-        let mut table = Self { exact: HashMap::new(), prefixes: vec![], patterns: vec![] };
+        let mut table = Self {
+            exact: HashMap::new(),
+            prefixes: vec![],
+            patterns: vec![],
+        };
         for (index, pattern) in routes.enumerate() {
             match pattern {
                 Pattern::Exact(path) => {
@@ -85,7 +105,9 @@ impl RouteTable {
                 Pattern::Regex(regex) => table.patterns.push((regex.clone(), index)),
             }
         }
-        table.prefixes.sort_by_key(|(prefix, ..)| std::cmp::Reverse(prefix.len()));
+        table
+            .prefixes
+            .sort_by_key(|(prefix, ..)| std::cmp::Reverse(prefix.len()));
         table
     }
 
@@ -95,12 +117,17 @@ impl RouteTable {
         if let Some(&route) = self.exact.get(path) {
             return Some(route);
         }
-        let prefix = self.prefixes.iter().find(|(prefix, ..)| path.starts_with(prefix.as_str()));
+        let prefix = self
+            .prefixes
+            .iter()
+            .find(|(prefix, ..)| path.starts_with(prefix.as_str()));
         if let Some(&(_, true, route)) = prefix {
             return Some(route);
         }
         let pattern = self.patterns.iter().find(|(regex, _)| regex.is_match(path));
-        pattern.map(|(_, route)| *route).or(prefix.map(|(.., route)| *route))
+        pattern
+            .map(|(_, route)| *route)
+            .or(prefix.map(|(.., route)| *route))
     }
 }
 
@@ -141,7 +168,10 @@ mod tests {
         ] {
             assert_eq!(table.find(path), Some(expected), "{path}");
         }
-        assert_eq!(RouteTable::new([Pattern::Prefix("/a".into())].iter()).find("/b"), None);
+        assert_eq!(
+            RouteTable::new([Pattern::Prefix("/a".into())].iter()).find("/b"),
+            None
+        );
     }
 
     #[test]
@@ -159,7 +189,11 @@ mod tests {
         let sites = [
             site(&[prefix("www.example.")], false, &[0]),
             site(&[suffix(".example.com")], false, &[0]),
-            site(&[suffix(".a.example.com"), exact("example.com")], false, &[0, 1]),
+            site(
+                &[suffix(".a.example.com"), exact("example.com")],
+                false,
+                &[0, 1],
+            ),
             site(&[exact("www.example.com")], true, &[0]),
         ];
         let table = SiteTable::new(&sites, 0);

@@ -90,7 +90,12 @@ impl<F: FnMut(usize) + Unpin> Guarded<F> {
     /// Fails writes with [`io::ErrorKind::TimedOut`] when the peer has taken nothing for
     /// `send_timeout`. `on_read` is told the bytes of each read, 0 at the end.
     pub(crate) fn new(stream: Stream, send_timeout: Duration, on_read: F) -> Self {
-        Self { stream, send_timeout, stalled: None, on_read }
+        Self {
+            stream,
+            send_timeout,
+            stalled: None,
+            on_read,
+        }
     }
 
     /// Returns the stream.
@@ -108,8 +113,13 @@ impl<F: FnMut(usize) + Unpin> Guarded<F> {
             return write;
         }
         let limit = self.send_timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        stalled
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -12,10 +12,54 @@ mod service;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+
+/// The services on a thread of their own, since the thread that started them becomes the proxy's.
+pub(crate) struct Thread {
+    pub(crate) blue: SocketAddr,
+    pub(crate) green: SocketAddr,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Thread {
+    /// Starts the thread and, on it, the services.
+    pub(crate) fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let services = runtime.block_on(start_services())?;
+        let (blue, green) = (services.blue, services.green);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("demo".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    // Whoever drops the other half wants them stopped as well.
+                    stopped.await.unwrap_or_default();
+                    services.stop().await;
+                });
+            })?;
+        Ok(Self {
+            blue,
+            green,
+            stop,
+            thread,
+        })
+    }
+
+    /// Stops the services and waits for them, but not for long.
+    pub(crate) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::warn!("the services of the demo had panicked");
+        }
+    }
+}
 
 /// The running services. They end when this is dropped.
 #[derive(Debug)]

@@ -45,7 +45,10 @@ impl Listener {
             socket.set_reuse_port(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
-            Ok(Self { index, socket: socket.into() })
+            Ok(Self {
+                index,
+                socket: socket.into(),
+            })
         });
         Ok((address, sockets.collect::<io::Result<_>>()?))
     }
@@ -130,11 +133,17 @@ fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     socket.bind(&address.into())?;
     socket.listen(1)?;
     let bound = socket.local_addr()?;
-    bound.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    bound
+        .as_socket()
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

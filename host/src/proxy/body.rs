@@ -57,12 +57,20 @@ impl ResponseBody {
     /// A body that is known.
     pub(crate) fn fixed(bytes: Bytes) -> Self {
         let source = Source::Fixed(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        Self { source, bytes: 0, ending: None }
+        Self {
+            source,
+            bytes: 0,
+            ending: None,
+        }
     }
 
     /// A body that a service sends.
     pub(crate) fn service(body: ServiceBody) -> Self {
-        Self { source: Source::Service(body), bytes: 0, ending: None }
+        Self {
+            source: Source::Service(body),
+            bytes: 0,
+            ending: None,
+        }
     }
 
     /// Ends the exchange when this body ends.
@@ -83,16 +91,25 @@ impl ServiceBody {
             incoming,
             read_timeout: route.settings.timeouts.read,
             stalled: None,
-            connection: Some(Reusable { sender, route: route.clone(), endpoint }),
+            connection: Some(Reusable {
+                sender,
+                route: route.clone(),
+                endpoint,
+            }),
         }
     }
 }
 
 impl ServiceBody {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             let timeout = self.read_timeout;
-            let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+            let stalled = self
+                .stalled
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
             ready!(stalled.as_mut().poll(cx));
             return Poll::Ready(Some(Err(BodyError::Timeout(timeout))));
         };
@@ -148,8 +165,14 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Source::Service(body) = &mut self.source
             && body.incoming.is_end_stream()
-            && let (Some(ending), Some(Reusable { sender, route, endpoint })) =
-                (&self.ending, body.connection.take())
+            && let (
+                Some(ending),
+                Some(Reusable {
+                    sender,
+                    route,
+                    endpoint,
+                }),
+            ) = (&self.ending, body.connection.take())
             && let Some(upstream) = &route.upstream
         {
             let endpoint = &upstream.endpoints[endpoint];

@@ -54,7 +54,12 @@ pub(crate) async fn finish(ends: &mut Ends) {
 }
 
 async fn end(ends: &mut Ends, to_client: &[u8], to_service: &[u8]) {
-    let Ends { worker, client, service, .. } = ends;
+    let Ends {
+        worker,
+        client,
+        service,
+        ..
+    } = ends;
     let gone = async {
         tokio::join!(say_last(client, to_client), say_last(service, to_service));
         tokio::join!(linger(client, worker), linger(service, worker));

@@ -34,7 +34,12 @@ pub(crate) async fn run(
     let progress = ending.receives();
     let body_read = route.generation().timeouts.body_read;
     let mut body = RequestBody::new(body, route.settings.max_body_bytes, body_read, &progress);
-    head::for_service(head, &route.settings.set_headers, &session.variables(), None)?;
+    head::for_service(
+        head,
+        &route.settings.set_headers,
+        &session.variables(),
+        None,
+    )?;
 
     let mut tried = Vec::new();
     let mut last_error = None;
@@ -69,7 +74,9 @@ pub(crate) async fn run(
 
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::BadResponse("101 to a request that asked for no upgrade"));
+        return Err(Failure::BadResponse(
+            "101 to a request that asked for no upgrade",
+        ));
     }
     head::for_client(&mut head);
     let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
@@ -101,7 +108,10 @@ async fn attempt(
         let request = request(head, body);
         match send(&mut sender, request, read_timeout, endpoint, progress).await {
             Ok(response) => return Ok((response, sender)),
-            Err(Unanswered { unsent: Some(request), .. }) => {
+            Err(Unanswered {
+                unsent: Some(request),
+                ..
+            }) => {
                 // The service closed it while it was idle: its end had not been seen.
                 (head.headers, *body) = take_back(*request);
             }
@@ -119,18 +129,34 @@ async fn attempt(
     metrics.upstream_connections_opened.increment();
     let max_header_bytes = session.route.generation().limits.max_header_bytes;
     let failed = |source| {
-        Attempt::NothingSent(Error::Exchange { address: endpoint.address, source })
+        Attempt::NothingSent(Error::Exchange {
+            address: endpoint.address,
+            source,
+        })
     };
-    let (mut sender, connection) =
-        http1(stream, timeouts.send, max_header_bytes).await.map_err(failed)?;
+    let (mut sender, connection) = http1(stream, timeouts.send, max_header_bytes)
+        .await
+        .map_err(failed)?;
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.await {
             debug!(%error, "connection to a service ended");
         }
     });
-    match send(&mut sender, request(head, body), read_timeout, endpoint, progress).await {
+    match send(
+        &mut sender,
+        request(head, body),
+        read_timeout,
+        endpoint,
+        progress,
+    )
+    .await
+    {
         Ok(response) => Ok((response, sender)),
-        Err(Unanswered { error, unsent: Some(request), .. }) => {
+        Err(Unanswered {
+            error,
+            unsent: Some(request),
+            ..
+        }) => {
             (head.headers, *body) = take_back(*request);
             Err(Attempt::NothingSent(error))
         }
@@ -166,9 +192,16 @@ async fn send(
             // While the body is on its way, its own timeouts watch both ends of it.
             Err(_) if sending => {}
             Err(_) => {
-                let error =
-                    Error::Timeout { address, action: "answer", timeout: read_timeout };
-                return Err(Unanswered { error, unsent: None, closed: false });
+                let error = Error::Timeout {
+                    address,
+                    action: "answer",
+                    timeout: read_timeout,
+                };
+                return Err(Unanswered {
+                    error,
+                    unsent: None,
+                    closed: false,
+                });
             }
         }
     };
@@ -177,11 +210,19 @@ async fn send(
         let source = failed.into_error();
         let closed = source.is_incomplete_message() || source.is_closed();
         let error = if is_timeout(&source) {
-            Error::Timeout { address, action: "take the request", timeout: read_timeout }
+            Error::Timeout {
+                address,
+                action: "take the request",
+                timeout: read_timeout,
+            }
         } else {
             Error::Exchange { address, source }
         };
-        Unanswered { error, unsent, closed }
+        Unanswered {
+            error,
+            unsent,
+            closed,
+        }
     })
 }
 

@@ -117,7 +117,8 @@ impl SessionFailure {
 
     /// Returns the code that plugins are told.
     pub(crate) fn close_code(&self) -> u16 {
-        self.close_for_client().map_or(CloseCode::ABNORMAL, |(code, _)| code.as_u16())
+        self.close_for_client()
+            .map_or(CloseCode::ABNORMAL, |(code, _)| code.as_u16())
     }
 
     /// Returns the peer that ended the session; None: the proxy or a plugin did.

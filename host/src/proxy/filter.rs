@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::closing::{self, Farewell};
 use super::failure::SessionFailure;
+use super::mask;
 use super::relay::Ends;
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
-use super::closing::{self, Farewell};
-use super::mask;
 use crate::plugin::{MessageChain, MessageVerdict, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::frame::{Opcode, encode_frame};
@@ -133,7 +133,9 @@ impl Filter {
         for side in [Side::Client, Side::Service] {
             let early = std::mem::take(&mut self.inlet(side).partial);
             let (judged, result) = self.judge(side, &early, message, write);
-            self.outlet(side).pending.extend_from_slice(judged.bytes(&early, write));
+            self.outlet(side)
+                .pending
+                .extend_from_slice(judged.bytes(&early, write));
             self.inlet(side).partial = early[judged.used..].to_vec();
             result?;
         }
@@ -222,7 +224,11 @@ impl Filter {
         buffers: &mut Buffers,
         length: usize,
     ) -> Result<(), Outcome> {
-        let Buffers { read, message, write } = buffers;
+        let Buffers {
+            read,
+            message,
+            write,
+        } = buffers;
         let mut partial = std::mem::take(&mut self.inlet(side).partial);
         let input = if partial.is_empty() {
             &read[..length]
@@ -298,13 +304,23 @@ impl Filter {
                 judged.used = input.len();
                 return Ok(false);
             }
-            Event::Message { kind, payload, wire } => {
+            Event::Message {
+                kind,
+                payload,
+                wire,
+            } => {
                 let verdict = self.verdict(side, kind, payload)?;
                 let passes = matches!(verdict, MessageVerdict::Pass) && self.sent.is_empty();
                 // One frame that passes simply makes the run longer.
-                if passes && wire.len() == used && (judged.run.is_empty() || judged.run.end == start)
+                if passes
+                    && wire.len() == used
+                    && (judged.run.is_empty() || judged.run.end == start)
                 {
-                    let run_start = if judged.run.is_empty() { start } else { judged.run.start };
+                    let run_start = if judged.run.is_empty() {
+                        start
+                    } else {
+                        judged.run.start
+                    };
                     judged.run = run_start..judged.used;
                     return Ok(true);
                 }
@@ -388,7 +404,15 @@ impl Filter {
     }
 
     async fn end(self, outcome: Outcome) {
-        let Self { mut ends, chain, from_client, from_service, counts, close, .. } = self;
+        let Self {
+            mut ends,
+            chain,
+            from_client,
+            from_service,
+            counts,
+            close,
+            ..
+        } = self;
         let farewell = (self.to_client.farewell(), self.to_service.farewell());
         if let Some(record) = &mut ends.ending.record {
             record.bytes_from_client = from_client.bytes;
@@ -471,18 +495,17 @@ impl Judged {
 
     /// Returns what goes on.
     fn bytes<'a>(&self, input: &'a [u8], write: &'a [u8]) -> &'a [u8] {
-        if write.is_empty() { &input[self.run.clone()] } else { write }
+        if write.is_empty() {
+            &input[self.run.clone()]
+        } else {
+            write
+        }
     }
 }
 
 impl Outlet {
     /// Writes at once what it can and keeps the rest. Nothing was waiting before.
-    fn send(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut Stream,
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    fn send(&mut self, cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -508,7 +531,10 @@ impl Outlet {
             }
         }
         if !self.pending.is_empty() {
-            *self = Self { unflushed: true, ..Self::default() };
+            *self = Self {
+                unflushed: true,
+                ..Self::default()
+            };
         }
         if self.unflushed {
             ready!(Pin::new(stream).poll_flush(cx))?;
@@ -528,7 +554,10 @@ impl Outlet {
     /// Returns what is left to write: the rest of a frame and whole ones, so a Close frame can follow.
     fn farewell(mut self) -> Farewell {
         self.pending.drain(..self.written);
-        Farewell { rest: self.pending, at_boundary: true }
+        Farewell {
+            rest: self.pending,
+            at_boundary: true,
+        }
     }
 }
 

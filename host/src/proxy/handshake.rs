@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
 use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
-use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::body::{ResponseBody, ServiceBody};
+use super::client::Handover;
 use super::failure::Failure;
 use super::head;
 use super::relay::{self, Relay};
-use super::client::Handover;
 use super::session::{Ending, Session};
 use crate::plugin::Handshake;
 use crate::protocol::upgrade::{accept_for, is_websocket, list_items, requested, valid_key};
@@ -43,7 +43,10 @@ pub(crate) fn offer(head: &Parts, allowed: &[String]) -> Option<Offer> {
     }
     let token = requested(&head.headers)?;
     let name = token.split('/').next().unwrap_or(token);
-    if !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+    if !allowed
+        .iter()
+        .any(|allowed| allowed.eq_ignore_ascii_case(name))
+    {
         return None;
     }
     let is_websocket = is_websocket(token);
@@ -51,7 +54,10 @@ pub(crate) fn offer(head: &Parts, allowed: &[String]) -> Option<Offer> {
     if is_websocket && head.method != Method::GET {
         return None;
     }
-    Some(Offer { token: HeaderValue::from_str(token).ok()?, is_websocket })
+    Some(Offer {
+        token: HeaderValue::from_str(token).ok()?,
+        is_websocket,
+    })
 }
 
 /// Carries the handshake to an endpoint and its answer back. A 101 becomes a session of its own; any
@@ -90,21 +96,39 @@ pub(crate) async fn run(
         }
         Answer::Switched(response, parts) => (response, parts),
     };
-    check_answer(&offer, &head.headers, &response, route.chain.sees_messages())?;
-    let token = response.headers.get(UPGRADE).cloned().unwrap_or(offer.token);
+    check_answer(
+        &offer,
+        &head.headers,
+        &response,
+        route.chain.sees_messages(),
+    )?;
+    let token = response
+        .headers
+        .get(UPGRADE)
+        .cloned()
+        .unwrap_or(offer.token);
     head::for_client(&mut response);
     response.headers.insert(UPGRADE, token);
-    response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     // Some services send one with a 101; it means nothing there (RFC 9110 §8.6).
     response.headers.remove(http::header::CONTENT_LENGTH);
     let response = Response::from_parts(response, ResponseBody::fixed(bytes::Bytes::new()));
     let response = session.judge(response)?;
 
     let endpoint = &upstream.endpoints[endpoint];
-    let chain = session.chain.take().filter(|_| offer.is_websocket && route.chain.sees_messages());
+    let chain = session
+        .chain
+        .take()
+        .filter(|_| offer.is_websocket && route.chain.sees_messages());
     let mut ending = ending.for_session();
     if let Some(record) = &mut ending.record {
-        record.kind = if offer.is_websocket { Kind::WebSocket } else { Kind::Tunnel };
+        record.kind = if offer.is_websocket {
+            Kind::WebSocket
+        } else {
+            Kind::Tunnel
+        };
     }
     let relay = Relay {
         worker: session.worker.clone(),
@@ -152,7 +176,11 @@ async fn reach(
         let endpoint = &upstream.endpoints[chosen.index];
         match upstream.connect(endpoint, connect_timeout).await {
             Ok(stream) => {
-                session.worker.metrics.upstream_connections_opened.increment();
+                session
+                    .worker
+                    .metrics
+                    .upstream_connections_opened
+                    .increment();
                 session.remember(head, Some(endpoint.address));
                 let body = std::mem::take(&mut body);
                 let answer = send(session, endpoint, stream, head, body).await;
@@ -189,8 +217,9 @@ async fn send(
     let timeouts = &session.route.settings.timeouts;
     let failed = |source| Error::Exchange { address, source };
     let max_header_bytes = session.route.generation().limits.max_header_bytes;
-    let (mut sender, mut connection) =
-        http1(stream, timeouts.send, max_header_bytes).await.map_err(failed)?;
+    let (mut sender, mut connection) = http1(stream, timeouts.send, max_header_bytes)
+        .await
+        .map_err(failed)?;
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.uri.clone();
@@ -207,13 +236,19 @@ async fn send(
         Ok(response) => response.map_err(failed)?,
         Err(_) => {
             let timeout = timeouts.read;
-            return Err(Error::Timeout { address, action: "answer the handshake", timeout });
+            return Err(Error::Timeout {
+                address,
+                action: "answer the handshake",
+                timeout,
+            });
         }
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // hyper has stopped at the end of the head; what it read beyond comes with the parts.
         if connected {
-            std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(failed)?;
+            std::future::poll_fn(|cx| connection.poll_without_shutdown(cx))
+                .await
+                .map_err(failed)?;
         }
         let (head, _) = response.into_parts();
         return Ok(Answer::Switched(head, connection.into_parts()));
@@ -238,7 +273,9 @@ fn check_request(headers: &HeaderMap) -> Result<(), Failure> {
     }
     match single(headers, &SEC_WEBSOCKET_KEY) {
         Some(key) if valid_key(key.as_bytes()) => Ok(()),
-        Some(_) => Err(Failure::BadHandshake("Sec-WebSocket-Key is not 16 bytes in base64")),
+        Some(_) => Err(Failure::BadHandshake(
+            "Sec-WebSocket-Key is not 16 bytes in base64",
+        )),
         None => Err(Failure::BadHandshake("expected one Sec-WebSocket-Key")),
     }
 }
@@ -253,16 +290,25 @@ fn check_answer(
     let Some(token) = single(&answer.headers, &UPGRADE) else {
         return Err(Failure::BadResponse("101 without Upgrade"));
     };
-    if !token.as_bytes().eq_ignore_ascii_case(offer.token.as_bytes()) {
-        return Err(Failure::BadResponse("101 for another protocol than was asked"));
+    if !token
+        .as_bytes()
+        .eq_ignore_ascii_case(offer.token.as_bytes())
+    {
+        return Err(Failure::BadResponse(
+            "101 for another protocol than was asked",
+        ));
     }
     if !offer.is_websocket {
         return Ok(());
     }
-    let key = asked.get(SEC_WEBSOCKET_KEY).map(|key| accept_for(key.as_bytes()));
+    let key = asked
+        .get(SEC_WEBSOCKET_KEY)
+        .map(|key| accept_for(key.as_bytes()));
     let accept = single(&answer.headers, &SEC_WEBSOCKET_ACCEPT);
     if accept.map(HeaderValue::as_bytes) != key.as_ref().map(String::as_bytes) {
-        return Err(Failure::BadResponse("Sec-WebSocket-Accept does not answer the key"));
+        return Err(Failure::BadResponse(
+            "Sec-WebSocket-Accept does not answer the key",
+        ));
     }
     if filtered && answer.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
         return Err(Failure::BadResponse("an extension that was not offered"));
@@ -300,5 +346,8 @@ fn remembered(
 /// Copies fields, since those that hyper parsed keep the buffer they were read into.
 fn copied(headers: &HeaderMap) -> HeaderMap {
     let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
-    headers.iter().filter_map(|(name, value)| Some((name.clone(), copy(value)?))).collect()
+    headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), copy(value)?)))
+        .collect()
 }

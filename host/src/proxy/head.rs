@@ -40,7 +40,11 @@ impl Variables<'_> {
         let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
         match variable {
             Variable::Host => {
-                text(if self.facts.host.is_empty() { self.server_name } else { &self.facts.host });
+                text(if self.facts.host.is_empty() {
+                    self.server_name
+                } else {
+                    &self.facts.host
+                });
             }
             Variable::HttpHost => out.extend_from_slice(first(&head.headers, &HOST)),
             Variable::Http(name) => out.extend_from_slice(first(&head.headers, name)),
@@ -104,10 +108,13 @@ pub(crate) fn for_service(
     }
     if let Some(token) = upgrade {
         head.headers.insert(UPGRADE, token.clone());
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     } else if trailers {
-        head.headers.insert(TE, HeaderValue::from_static("trailers"));
-        head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        head.headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // In origin form, whatever form the client used (RFC 9112 §3.2).
     if head.uri.authority().is_some() {
@@ -132,7 +139,9 @@ pub(crate) fn for_client(head: &mut http::response::Parts) {
 
 /// Returns path and query as they will be sent.
 pub(crate) fn target(head: &Parts) -> &str {
-    head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+    head.uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str)
 }
 
 /// Returns the host a request asks for: lower case, without port; empty if it names none.
@@ -149,13 +158,24 @@ pub(crate) fn host(head: &Parts) -> Result<String, Failure> {
         return Err(Failure::BadRequest("no Host"));
     }
     let field = field.filter(|host| !host.is_empty());
-    let parsed = field.map(|host| http::uri::Authority::try_from(host.as_bytes())).transpose();
+    let parsed = field
+        .map(|host| http::uri::Authority::try_from(host.as_bytes()))
+        .transpose();
     let field = parsed.map_err(|_| Failure::BadRequest("Host is no host"))?;
-    if field.as_ref().is_some_and(|host| host.as_str().contains('@')) {
+    if field
+        .as_ref()
+        .is_some_and(|host| host.as_str().contains('@'))
+    {
         return Err(Failure::BadRequest("Host is no host"));
     }
-    let host = head.uri.host().or(field.as_ref().map(http::uri::Authority::host));
-    Ok(host.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase())
+    let host = head
+        .uri
+        .host()
+        .or(field.as_ref().map(http::uri::Authority::host));
+    Ok(host
+        .unwrap_or_default()
+        .trim_end_matches('.')
+        .to_ascii_lowercase())
 }
 
 fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
@@ -164,11 +184,20 @@ fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
 
 fn argument<'a>(query: &'a str, name: &str) -> &'a str {
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    pairs
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map_or("", |(_, value)| value)
 }
 
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| key.trim() == name).map_or("", |(_, value)| value.trim())
+    let lines = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok());
+    let mut pairs = lines
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.split_once('='));
+    pairs
+        .find(|(key, _)| key.trim() == name)
+        .map_or("", |(_, value)| value.trim())
 }

@@ -39,8 +39,22 @@ pub(crate) struct Ends {
 ///
 /// The task holds no more than it needs: there may be a hundred thousand of them, most of them idle.
 pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: ConnectionPermit) {
-    let Relay { worker, service, service_early, is_websocket, chain, route, ending } = relay;
-    let ends = Ends { worker, client, service, ending, _permit: permit };
+    let Relay {
+        worker,
+        service,
+        service_early,
+        is_websocket,
+        chain,
+        route,
+        ending,
+    } = relay;
+    let ends = Ends {
+        worker,
+        client,
+        service,
+        ending,
+        _permit: permit,
+    };
     ends.worker.metrics.sessions_opened.increment();
     ends.worker.metrics.sessions_open.increment();
     // hyper's buffers end here: kept, each would cost an idle session 8 KiB.

@@ -17,9 +17,9 @@ use hyper::body::{Body, Incoming};
 use tracing::{debug, warn};
 
 use super::body::ResponseBody;
+use super::client::Client;
 use super::failure::Failure;
 use super::head::{self, Variables};
-use super::client::Client;
 use super::worker::Worker;
 use super::{exchange, handshake};
 use crate::config::{Action, Respond};
@@ -109,10 +109,14 @@ impl Session {
         let generation = worker.generation();
         let limits = &generation.limits;
         if head::target(head).len() > limits.max_uri_bytes {
-            return Err(Failure::TargetTooLong { limit: limits.max_uri_bytes });
+            return Err(Failure::TargetTooLong {
+                limit: limits.max_uri_bytes,
+            });
         }
         if head.headers.len() > limits.max_headers {
-            return Err(Failure::HeadTooLarge { limit: limits.max_header_bytes });
+            return Err(Failure::HeadTooLarge {
+                limit: limits.max_header_bytes,
+            });
         }
         if head.method == http::Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for forward proxies"));
@@ -120,13 +124,26 @@ impl Session {
         let host = head::host(head)?;
         let path = normalize_path(head.uri.path())
             .map_err(|_| Failure::BadRequest("path leads out of the root or cannot be decoded"))?;
-        let found = generation.listeners[client.listener].sites.find(&host).and_then(|site| {
-            generation.sites[site].table.find(&path).map(|route| (site, route))
-        });
+        let found = generation.listeners[client.listener]
+            .sites
+            .find(&host)
+            .and_then(|site| {
+                generation.sites[site]
+                    .table
+                    .find(&path)
+                    .map(|route| (site, route))
+            });
         let Some((site, route)) = found else {
-            return Err(Failure::NoRoute { host, path: path.into_owned() });
+            return Err(Failure::NoRoute {
+                host,
+                path: path.into_owned(),
+            });
         };
-        let route = RouteHandle { generation: generation.clone(), site, route };
+        let route = RouteHandle {
+            generation: generation.clone(),
+            site,
+            route,
+        };
         let facts = Arc::new(Facts {
             scheme: if client.is_tls { "https" } else { "http" },
             host: host.into(),
@@ -134,9 +151,15 @@ impl Session {
             is_handshake: handshake::offer(head, &route.settings.upgrade).is_some(),
             max_header_bytes: limits.max_header_bytes,
         });
-        let chain =
-            (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
-        Ok(Self { worker, client, route, facts, chain, sent: None })
+        let chain = (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
+        Ok(Self {
+            worker,
+            client,
+            route,
+            facts,
+            chain,
+            sent: None,
+        })
     }
 
     /// Shows the head to the plugins and gets the response from whoever is to give it.
@@ -179,7 +202,9 @@ impl Session {
         &mut self,
         response: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let (Some(chain), Some(sent)) = (&mut self.chain, &self.sent) else { return Ok(response) };
+        let (Some(chain), Some(sent)) = (&mut self.chain, &self.sent) else {
+            return Ok(response);
+        };
         let (mut head, body) = response.into_parts();
         match chain.on_response(sent, &mut head)? {
             Verdict::Continue => Ok(Response::from_parts(head, body)),
@@ -207,7 +232,11 @@ impl Session {
             remote: self.client.remote,
             local: self.client.local,
             server_name: &self.route.site().name,
-            proxy_host: self.route.upstream.as_ref().map_or("", |upstream| &upstream.name),
+            proxy_host: self
+                .route
+                .upstream
+                .as_ref()
+                .map_or("", |upstream| &upstream.name),
         }
     }
 
@@ -240,7 +269,9 @@ impl Session {
             Some(index) if upstream.take(index) => Some(index),
             _ => self.worker.balancer.pick(upstream, tried),
         };
-        let no_endpoint = || upstream::Error::NoEndpoint { upstream: upstream.name.clone() };
+        let no_endpoint = || upstream::Error::NoEndpoint {
+            upstream: upstream.name.clone(),
+        };
         let index = index.ok_or_else(no_endpoint)?;
         let endpoint = &upstream.endpoints[index];
         let metrics = self.worker.endpoint_metrics(upstream, endpoint);
@@ -263,14 +294,21 @@ impl Session {
             .into_iter()
             .filter_map(|index| {
                 let open = upstream.endpoints[index].state.open();
-                Some(Candidate { endpoint: u32::try_from(index).ok()?, open })
+                Some(Candidate {
+                    endpoint: u32::try_from(index).ok()?,
+                    open,
+                })
             })
             .collect();
         if candidates.is_empty() {
             return Ok(None);
         }
         let endpoints = &self.route.endpoints;
-        let view = UpstreamView { id: upstream.id, name: &upstream.name, endpoints };
+        let view = UpstreamView {
+            id: upstream.id,
+            name: &upstream.name,
+            endpoints,
+        };
         Ok(chain.choose(view, head, &self.facts, &candidates)?)
     }
 
@@ -442,7 +480,11 @@ fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
             "request failed"
         );
     } else {
-        debug!(error = failure as &dyn Error, status = status.as_u16(), "request refused");
+        debug!(
+            error = failure as &dyn Error,
+            status = status.as_u16(),
+            "request refused"
+        );
     }
     let text = format!(
         "{} {}\n",
@@ -452,7 +494,10 @@ fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::fixed(text.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     match failure {
         Failure::BadWebSocketVersion => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -54,7 +54,11 @@ impl Sweep {
             waker: RefCell::new(None),
         });
         let key = self.watched.borrow_mut().insert(state.clone());
-        Watch { key, state, sweep: self.clone() }
+        Watch {
+            key,
+            state,
+            sweep: self.clone(),
+        }
     }
 
     /// Moves the clock and wakes what has expired. `elapsed` since the last call.

@@ -62,7 +62,14 @@ pub(crate) async fn run(
     let watch = ends.worker.sweep.watch();
     watch.arm(idle_timeout);
     let outcome = poll_fn(|cx| {
-        poll(cx, &mut ends, &mut to_service, &mut to_client, &watch, is_websocket)
+        poll(
+            cx,
+            &mut ends,
+            &mut to_service,
+            &mut to_client,
+            &watch,
+            is_websocket,
+        )
     })
     .await;
     drop(watch);
@@ -96,8 +103,17 @@ pub(crate) async fn run(
 pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFailure) {
     ends.failed(&failure);
     let (to_service, to_client) = filter::behind(sent, Default::default());
-    let farewell = |rest| Farewell { rest, at_boundary: true };
-    closing::say_goodbye(&mut ends, &failure, farewell(to_client), farewell(to_service)).await;
+    let farewell = |rest| Farewell {
+        rest,
+        at_boundary: true,
+    };
+    closing::say_goodbye(
+        &mut ends,
+        &failure,
+        farewell(to_client),
+        farewell(to_service),
+    )
+    .await;
 }
 
 fn poll(
@@ -118,7 +134,12 @@ fn poll(
             Signal::Drain => {}
         }
     }
-    let Ends { worker, client, service, .. } = ends;
+    let Ends {
+        worker,
+        client,
+        service,
+        ..
+    } = ends;
     let moved = (to_service.bytes, to_client.bytes);
     let buffers = &mut *worker.buffers.borrow_mut();
     let one = to_service.poll(cx, client, service, buffers);
@@ -220,8 +241,14 @@ impl Flow {
     /// Returns what is left to write, and whether a Close frame may follow it.
     fn farewell(mut self) -> Farewell {
         self.pending.drain(..self.written);
-        let at_boundary = self.frames.as_ref().is_some_and(|frames| frames.at_boundary());
-        Farewell { rest: self.pending, at_boundary }
+        let at_boundary = self
+            .frames
+            .as_ref()
+            .is_some_and(|frames| frames.at_boundary());
+        Farewell {
+            rest: self.pending,
+            at_boundary,
+        }
     }
 
     fn messages(&self) -> u64 {

@@ -87,8 +87,12 @@ impl Worker {
             *cached = Rc::new(Arc::clone(&in_force));
             let generation = cached.clone();
             drop(cached);
-            self.balancer
-                .retain(|id| generation.upstreams.iter().any(|upstream| upstream.id == id));
+            self.balancer.retain(|id| {
+                generation
+                    .upstreams
+                    .iter()
+                    .any(|upstream| upstream.id == id)
+            });
             self.endpoints.borrow_mut().retain(|id, _| {
                 let mut endpoints = generation.upstreams.iter().flat_map(|up| &up.endpoints);
                 endpoints.any(|endpoint| endpoint.state.id == *id)
@@ -107,7 +111,9 @@ impl Worker {
     ) -> Arc<EndpointMetrics> {
         let mut endpoints = self.endpoints.borrow_mut();
         let entry = endpoints.entry(endpoint.state.id);
-        entry.or_insert_with(|| self.metrics.endpoint(&upstream.name, endpoint.address)).clone()
+        entry
+            .or_insert_with(|| self.metrics.endpoint(&upstream.name, endpoint.address))
+            .clone()
     }
 
     /// Counts a client connection. None: there are as many as the limit allows.

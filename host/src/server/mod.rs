@@ -35,24 +35,40 @@ use workers::Workers;
 pub(crate) enum Source {
     File(PathBuf),
     /// A text that cannot change. The path stands in messages.
-    Text { text: String, name: PathBuf },
+    Text {
+        text: String,
+        name: PathBuf,
+    },
 }
 
 /// Why the server could not start.
 #[derive(Debug)]
 pub(crate) enum Error {
     Config(config::Error),
-    Generation { name: PathBuf, errors: Vec<generation::Error> },
+    Generation {
+        name: PathBuf,
+        errors: Vec<generation::Error>,
+    },
     Engine(plugin::Error),
-    Bind { address: SocketAddr, source: io::Error },
-    AccessLog { path: PathBuf, source: io::Error },
+    Bind {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    AccessLog {
+        path: PathBuf,
+        source: io::Error,
+    },
     /// A key that is only read at the start differs.
-    NeedsRestart { name: PathBuf, key: &'static str },
+    NeedsRestart {
+        name: PathBuf,
+        key: &'static str,
+    },
     Start(io::Error),
 }
 
-/// Serves until a signal ends it. Returns once everything has drained.
-pub(crate) fn run(source: Source) -> Result<(), Error> {
+/// Serves until a signal ends it. Returns once everything has drained. `ready` is told the addresses
+/// of the listeners, in their order, once they are served.
+pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(), Error> {
     raise_descriptor_limit();
     let loaded = source.load().map_err(Error::Config)?;
     for warning in &loaded.warnings {
@@ -60,28 +76,37 @@ pub(crate) fn run(source: Source) -> Result<(), Error> {
     }
     let config = loaded.config;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
-    let generation = Generation::build(&config, &engine, None)
-        .map_err(|errors| Error::Generation { name: source.name().to_owned(), errors })?;
+    let generation =
+        Generation::build(&config, &engine, None).map_err(|errors| Error::Generation {
+            name: source.name().to_owned(),
+            errors,
+        })?;
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
-    let access_log = config.access_log.as_ref().map(open_access_log).transpose()?;
-    let sockets = bind(&config)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    let access_log = config
+        .access_log
+        .as_ref()
+        .map(open_access_log)
+        .transpose()?;
+    let (addresses, sockets) = bind(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
     runtime.block_on(async {
         let admin = match &config.admin {
             None => None,
             Some(admin) => Some(bind_admin(admin.listen).await?),
         };
         let reloader = Reloader::new(source, config, engine, generation, metrics.clone());
-        let workers =
-            Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
-                .map_err(Error::Start)?;
+        let workers = Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
+            .map_err(Error::Start)?;
         let draining = Arc::new(AtomicBool::new(false));
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, metrics.clone(), draining.clone()));
         }
         info!("ready");
+        ready(&addresses);
         control(reloader, access_log).await.map_err(Error::Start)?;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
@@ -93,8 +118,10 @@ pub(crate) fn run(source: Source) -> Result<(), Error> {
 pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
     let loaded = Config::load(file).map_err(Error::Config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
-    Generation::build(&loaded.config, &engine, None)
-        .map_err(|errors| Error::Generation { name: file.to_owned(), errors })?;
+    Generation::build(&loaded.config, &engine, None).map_err(|errors| Error::Generation {
+        name: file.to_owned(),
+        errors,
+    })?;
     Ok(loaded.warnings)
 }
 
@@ -138,18 +165,23 @@ async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>)
     Ok(())
 }
 
-/// Binds every listener once per worker.
-fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, Error> {
+/// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.
+fn bind(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<Listener>>), Error> {
+    let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<Listener>> = (0..config.workers).map(|_| Vec::new()).collect();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let (address, bound) = Listener::bind(index, listener.bind, config.workers)
-            .map_err(|source| Error::Bind { address: listener.bind, source })?;
+        let (address, bound) =
+            Listener::bind(index, listener.bind, config.workers).map_err(|source| Error::Bind {
+                address: listener.bind,
+                source,
+            })?;
         info!(%address, tls = listener.tls, "listening");
+        addresses.push(address);
         for (worker, listener) in sockets.iter_mut().zip(bound) {
             worker.push(listener);
         }
     }
-    Ok(sockets)
+    Ok((addresses, sockets))
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -183,7 +215,13 @@ fn open_access_log(settings: &config::AccessLog) -> Result<Arc<AccessLogFile>, E
 /// Takes as many descriptors as the system lets this process have: each tunnel needs two.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ) {
         warn!(%error, "cannot raise the limit of open files");
     }
 }
@@ -211,12 +249,21 @@ impl fmt::Display for Error {
             Self::Generation { name, errors } => {
                 for (n, error) in errors.iter().enumerate() {
                     let newline = if n == 0 { "" } else { "\n" };
-                    write!(f, "{newline}{}: {error}{}", name.display(), Causes(error.source()))?;
+                    write!(
+                        f,
+                        "{newline}{}: {error}{}",
+                        name.display(),
+                        Causes(error.source())
+                    )?;
                 }
                 Ok(())
             }
             Self::Engine(error) => {
-                write!(f, "cannot run WebAssembly: {error}{}", Causes(error.source()))
+                write!(
+                    f,
+                    "cannot run WebAssembly: {error}{}",
+                    Causes(error.source())
+                )
             }
             Self::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "cannot listen on {address}: the address is in use")
@@ -226,7 +273,11 @@ impl fmt::Display for Error {
                 write!(f, "cannot open the access log {}: {source}", path.display())
             }
             Self::NeedsRestart { name, key } => {
-                write!(f, "{}: `{key}` has changed, which takes a restart", name.display())
+                write!(
+                    f,
+                    "{}: `{key}` has changed, which takes a restart",
+                    name.display()
+                )
             }
             Self::Start(error) => write!(f, "cannot start: {error}"),
         }

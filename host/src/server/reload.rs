@@ -31,7 +31,13 @@ impl Reloader {
         metrics: Arc<Metrics>,
     ) -> Self {
         let in_force = Arc::new(ArcSwap::from_pointee(generation));
-        Self { source, config, engine, in_force, metrics }
+        Self {
+            source,
+            config,
+            engine,
+            in_force,
+            metrics,
+        }
     }
 
     /// Returns the generation in force, as workers look at it.
@@ -41,10 +47,14 @@ impl Reloader {
 
     /// Returns the files that plugins were loaded from.
     pub(super) fn modules(&self) -> Vec<PathBuf> {
-        let files = self.config.plugins.iter().filter_map(|plugin| match &plugin.module {
-            Module::File(path) => Some(path.clone()),
-            Module::Builtin(_) => None,
-        });
+        let files = self
+            .config
+            .plugins
+            .iter()
+            .filter_map(|plugin| match &plugin.module {
+                Module::File(path) => Some(path.clone()),
+                Module::Builtin(_) => None,
+            });
         files.collect()
     }
 
@@ -71,7 +81,10 @@ impl Reloader {
             Err(panic) => panic.to_string(),
         };
         self.metrics.reloaded(ReloadResult::Failure);
-        error!(error = failure, "reload failed; the generation in force stays");
+        error!(
+            error = failure,
+            "reload failed; the generation in force stays"
+        );
     }
 }
 
@@ -87,10 +100,16 @@ fn build(
     }
     let config = loaded.config;
     if let Some(key) = needs_restart(running, &config) {
-        return Err(Error::NeedsRestart { name: source.name().to_owned(), key });
+        return Err(Error::NeedsRestart {
+            name: source.name().to_owned(),
+            key,
+        });
     }
-    let generation = Generation::build(&config, engine, Some(previous))
-        .map_err(|errors| Error::Generation { name: source.name().to_owned(), errors })?;
+    let generation =
+        Generation::build(&config, engine, Some(previous)).map_err(|errors| Error::Generation {
+            name: source.name().to_owned(),
+            errors,
+        })?;
     Ok((config, generation))
 }
 

@@ -41,8 +41,12 @@ impl ModuleWatch {
         let watcher = notify::recommended_watcher(noticed)
             .inspect_err(|error| warn!(%error, "cannot watch plugin files"))
             .ok();
-        let mut watch =
-            Self { modules: BTreeSet::new(), folders: BTreeSet::new(), watcher, events };
+        let mut watch = Self {
+            modules: BTreeSet::new(),
+            folders: BTreeSet::new(),
+            watcher,
+            events,
+        };
         watch.set(modules);
         watch
     }
@@ -50,9 +54,15 @@ impl ModuleWatch {
     /// Watches `modules` from now on, and nothing else.
     pub(super) fn set(&mut self, modules: Vec<PathBuf>) {
         self.modules = modules.iter().map(|module| absolute(module)).collect();
-        let folders: BTreeSet<_> =
-            self.modules.iter().filter_map(|module| module.parent()).map(Path::to_owned).collect();
-        let Some(watcher) = &mut self.watcher else { return };
+        let folders: BTreeSet<_> = self
+            .modules
+            .iter()
+            .filter_map(|module| module.parent())
+            .map(Path::to_owned)
+            .collect();
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
         for folder in self.folders.difference(&folders) {
             if let Err(error) = watcher.unwatch(folder) {
                 warn!(%error, folder = %folder.display(), "cannot stop watching");
@@ -83,7 +93,9 @@ impl ModuleWatch {
 
 fn absolute(path: &Path) -> PathBuf {
     // The folder as the system knows it, since that is how changes are told.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new(".")).canonicalize();
     match (folder, path.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),

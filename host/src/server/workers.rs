@@ -32,7 +32,9 @@ impl Workers {
         let (drain, draining) = watch::channel(false);
         let mut threads = Vec::new();
         for (index, listeners) in sockets.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let in_force = in_force.clone();
             let metrics = metrics.worker(index);
             let access_log = access_log.cloned();
@@ -52,7 +54,10 @@ impl Workers {
     pub(super) async fn drain(self) {
         self.drain.send_replace(true);
         let joined = tokio::task::spawn_blocking(move || {
-            self.threads.into_iter().filter_map(|thread| thread.join().err()).count()
+            self.threads
+                .into_iter()
+                .filter_map(|thread| thread.join().err())
+                .count()
         });
         match joined.await {
             Ok(0) => info!("drained"),
@@ -77,7 +82,10 @@ async fn serve(worker: Rc<Worker>, listeners: Vec<Listener>, mut draining: watch
     worker.pools.clear();
     let limit = worker.generation().timeouts.drain;
     if !worker.drained(limit).await {
-        warn!(connections = worker.connections(), "ended with connections that did not finish");
+        warn!(
+            connections = worker.connections(),
+            "ended with connections that did not finish"
+        );
     }
     if let Some(access_log) = &worker.access_log {
         access_log.flush();

@@ -74,7 +74,13 @@ impl RequestBody {
             return Self(None);
         }
         let progress = progress.clone();
-        Self(Some(Box::new(Streaming { incoming, limit, read_timeout, stalled: None, progress })))
+        Self(Some(Box::new(Streaming {
+            incoming,
+            limit,
+            read_timeout,
+            stalled: None,
+            progress,
+        })))
     }
 
     /// Returns whether there is no body, so that the request can be sent again.
@@ -90,7 +96,9 @@ impl Streaming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyProblem>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             let timeout = self.read_timeout;
-            let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+            let stalled = self
+                .stalled
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
             ready!(stalled.as_mut().poll(cx));
             return Poll::Ready(Some(Err(BodyProblem::Timeout { timeout })));
         };
@@ -120,7 +128,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyProblem>>> {
-        let Some(streaming) = &mut self.0 else { return Poll::Ready(None) };
+        let Some(streaming) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
         let frame = ready!(streaming.poll_frame(cx));
         match &frame {
             Some(Ok(_)) => {}
@@ -131,13 +141,16 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|streaming| streaming.incoming.is_end_stream())
+        self.0
+            .as_ref()
+            .is_none_or(|streaming| streaming.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.incoming.size_hint())
+        self.0.as_ref().map_or_else(
+            || SizeHint::with_exact(0),
+            |streaming| streaming.incoming.size_hint(),
+        )
     }
 }
 

@@ -31,7 +31,9 @@ impl Upstream {
                 .await
                 .and_then(|socket| socket.set_nodelay(true).map(|()| socket))
                 .map_err(|source| Error::Connect { address, source })?;
-            let Some(tls) = &self.tls else { return Ok(Stream::Plain(socket)) };
+            let Some(tls) = &self.tls else {
+                return Ok(Stream::Plain(socket));
+            };
             let connector = TlsConnector::from(tls.config.clone());
             // Boxed: a TLS handshake is large, and most connections have none.
             let stream = Box::pin(connector.connect(tls.server_name.clone(), socket))
@@ -41,7 +43,11 @@ impl Upstream {
         };
         match timeout(limit, connect).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout { address, action: "connect", timeout: limit }),
+            Err(_) => Err(Error::Timeout {
+                address,
+                action: "connect",
+                timeout: limit,
+            }),
         }
     }
 }
@@ -52,10 +58,20 @@ pub(crate) async fn http1(
     stream: Stream,
     send_timeout: Duration,
     max_header_bytes: usize,
-) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<Sending, RequestBody>), hyper::Error> {
+) -> Result<
+    (
+        http1::SendRequest<RequestBody>,
+        http1::Connection<Sending, RequestBody>,
+    ),
+    hyper::Error,
+> {
     http1::Builder::new()
         .max_header_size(max_header_bytes)
-        .handshake(TokioIo::new(Guarded::new(stream, send_timeout, unnoticed as fn(usize))))
+        .handshake(TokioIo::new(Guarded::new(
+            stream,
+            send_timeout,
+            unnoticed as fn(usize),
+        )))
         .await
 }
 

@@ -84,7 +84,10 @@ mod tests {
         assert!(!health.is_up(2, TIMEOUT, 12_000));
         assert!(health.is_up(2, TIMEOUT, 12_001));
         assert!(health.claim(2, TIMEOUT, 12_001));
-        assert!(!health.is_up(2, TIMEOUT, 12_002), "a second request must not probe");
+        assert!(
+            !health.is_up(2, TIMEOUT, 12_002),
+            "a second request must not probe"
+        );
         health.success();
         assert!(health.is_up(2, TIMEOUT, 12_002));
     }

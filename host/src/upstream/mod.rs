@@ -31,13 +31,26 @@ pub(crate) enum Error {
     #[error("upstream `{upstream}` has no endpoint left to try")]
     NoEndpoint { upstream: String },
     #[error("cannot connect to {address}")]
-    Connect { address: SocketAddr, source: std::io::Error },
+    Connect {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("TLS handshake with {address} failed")]
-    Tls { address: SocketAddr, source: std::io::Error },
+    Tls {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("{address} took longer than {timeout:?} to {action}")]
-    Timeout { address: SocketAddr, action: &'static str, timeout: Duration },
+    Timeout {
+        address: SocketAddr,
+        action: &'static str,
+        timeout: Duration,
+    },
     #[error("connection to {address} failed before the response")]
-    Exchange { address: SocketAddr, source: hyper::Error },
+    Exchange {
+        address: SocketAddr,
+        source: hyper::Error,
+    },
 }
 
 /// A named group of endpoints. Immutable; what changes while it runs is in [`EndpointState`].
@@ -91,8 +104,8 @@ impl Upstream {
         previous: Option<&Self>,
     ) -> Result<Self, crate::certificates::Error> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let previous =
-            previous.filter(|old| old.tls.as_ref().map(|tls| &tls.settings) == settings.tls.as_ref());
+        let previous = previous
+            .filter(|old| old.tls.as_ref().map(|tls| &tls.settings) == settings.tls.as_ref());
         let endpoints: Vec<_> = settings
             .endpoints
             .iter()
@@ -100,13 +113,21 @@ impl Upstream {
             .collect();
         let same = previous.filter(|old| {
             old.endpoints.len() == endpoints.len()
-                && old.endpoints.iter().zip(&endpoints).all(|(a, b)| a.is_same(b))
+                && old
+                    .endpoints
+                    .iter()
+                    .zip(&endpoints)
+                    .all(|(a, b)| a.is_same(b))
         });
         let tls = match &settings.tls {
             None => None,
             Some(tls) => {
                 let (config, server_name) = crate::certificates::client_config(tls)?;
-                Some(Tls { config, server_name, settings: tls.clone() })
+                Some(Tls {
+                    config,
+                    server_name,
+                    settings: tls.clone(),
+                })
             }
         };
         Ok(Self {
@@ -123,7 +144,11 @@ impl Upstream {
 impl Endpoint {
     fn new(settings: &config::Endpoint, previous: Option<&Upstream>) -> Self {
         let kept = previous
-            .and_then(|old| old.endpoints.iter().find(|old| old.address == settings.address))
+            .and_then(|old| {
+                old.endpoints
+                    .iter()
+                    .find(|old| old.address == settings.address)
+            })
             .map(|old| old.state.clone());
         Self {
             address: settings.address,

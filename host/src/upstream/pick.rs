@@ -27,7 +27,10 @@ struct Turn {
 
 impl Balancer {
     pub(crate) fn new(offset: usize) -> Self {
-        Self { offset, rounds: RefCell::default() }
+        Self {
+            offset,
+            rounds: RefCell::default(),
+        }
     }
 
     /// Forgets upstreams that no generation in force has.
@@ -68,7 +71,10 @@ impl Balancer {
     /// Lowers the share of an endpoint that failed; it grows back with each round.
     pub(crate) fn failed(&self, upstream: &Upstream, index: usize) {
         let endpoint = &upstream.endpoints[index];
-        upstream.endpoints[index].state.health.failure(health::now());
+        upstream.endpoints[index]
+            .state
+            .health
+            .failure(health::now());
         if let Some(turns) = self.rounds.borrow_mut().get_mut(&upstream.id)
             && let Some(turn) = turns.get_mut(index)
             && endpoint.max_fails > 0
@@ -88,14 +94,16 @@ impl Upstream {
                 .iter()
                 .enumerate()
                 .filter(move |(index, endpoint)| {
-                    endpoint.backup == backup
-                        && !tried.contains(index)
-                        && self.is_up(endpoint, now)
+                    endpoint.backup == backup && !tried.contains(index) && self.is_up(endpoint, now)
                 })
                 .map(|(index, _)| index)
         };
         let primaries: Vec<_> = of(false).collect();
-        if primaries.is_empty() { of(true).collect() } else { primaries }
+        if primaries.is_empty() {
+            of(true).collect()
+        } else {
+            primaries
+        }
     }
 
     /// Takes an endpoint that someone else chose. False if its one probe went to another request.
@@ -106,17 +114,26 @@ impl Upstream {
     /// As in nginx, a group with a single server is never marked down: there is nothing to gain.
     fn is_up(&self, endpoint: &Endpoint, now: u64) -> bool {
         self.endpoints.len() == 1
-            || endpoint.state.health.is_up(endpoint.max_fails, endpoint.fail_timeout, now)
+            || endpoint
+                .state
+                .health
+                .is_up(endpoint.max_fails, endpoint.fail_timeout, now)
     }
 
     fn claim(&self, endpoint: &Endpoint, now: u64) -> bool {
         self.endpoints.len() == 1
-            || endpoint.state.health.claim(endpoint.max_fails, endpoint.fail_timeout, now)
+            || endpoint
+                .state
+                .health
+                .claim(endpoint.max_fails, endpoint.fail_timeout, now)
     }
 }
 
 fn fresh(upstream: &Upstream) -> Vec<Turn> {
-    let turn = |endpoint: &Endpoint| Turn { current: 0, effective: i64::from(endpoint.weight) };
+    let turn = |endpoint: &Endpoint| Turn {
+        current: 0,
+        effective: i64::from(endpoint.weight),
+    };
     upstream.endpoints.iter().map(turn).collect()
 }
 
@@ -159,13 +176,15 @@ mod tests {
     use crate::config;
 
     fn upstream(weights: &[(u32, bool)]) -> Upstream {
-        let endpoints = (1u16..).zip(weights).map(|(port, &(weight, backup))| config::Endpoint {
-            address: ([127, 0, 0, 1], port).into(),
-            weight,
-            max_fails: 1,
-            fail_timeout: Duration::from_secs(10),
-            backup,
-        });
+        let endpoints = (1u16..)
+            .zip(weights)
+            .map(|(port, &(weight, backup))| config::Endpoint {
+                address: ([127, 0, 0, 1], port).into(),
+                weight,
+                max_fails: 1,
+                fail_timeout: Duration::from_secs(10),
+                backup,
+            });
         let settings = config::Upstream {
             name: "test".into(),
             endpoints: endpoints.collect(),

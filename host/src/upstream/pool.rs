@@ -32,7 +32,9 @@ impl Pools {
         let connections = idle.get_mut(&endpoint.id)?;
         connections.retain(|idle| !idle.sender.is_closed());
         // One that came back a moment ago may not have seen the end of its response yet.
-        let ready = connections.iter().rposition(|idle| idle.sender.is_ready())?;
+        let ready = connections
+            .iter()
+            .rposition(|idle| idle.sender.is_ready())?;
         Some(connections.remove(ready).sender)
     }
 
@@ -48,7 +50,10 @@ impl Pools {
         if connections.len() >= upstream.keep_alive {
             connections.remove(0);
         }
-        connections.push(Idle { sender, expires: health::now().saturating_add(timeout) });
+        connections.push(Idle {
+            sender,
+            expires: health::now().saturating_add(timeout),
+        });
     }
 
     /// Closes connections that have been idle for too long or were closed by the service.
