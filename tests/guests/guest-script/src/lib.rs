@@ -1,0 +1,179 @@
+//! Does what each text message says, so that a test writes a plugin by sending messages.
+//!
+//! ```toml
+//! config = { name = "a", obey = "both", hello = "welcome" }
+//! ```
+//!
+//! | message | what happens |
+//! |---|---|
+//! | `drop` | it is dropped |
+//! | `replace:TEXT` | TEXT goes on instead |
+//! | `close:CODE:REASON` | the session ends |
+//! | `send-client:TEXT`, `send-service:TEXT` | TEXT is sent there; the message is dropped |
+//! | `echo-back` | the message is sent back to where it came from and dropped |
+//! | `count` | the sender is told how many messages of the session were seen, this one included; dropped |
+//! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
+//! | anything else | passes |
+//!
+//! `obey` is the end whose messages are obeyed: `client` (default), `service` or `both`. A message to
+//! several of these plugins names the one it is for: `b/drop` is obeyed by the one with `name = "b"`
+//! only. `hello` is sent to the client when a session opens.
+//!
+//! Requests for `/deny` are answered with 403, the field `x-denied-by: NAME` and the body
+//! `denied by NAME`. Otherwise a request gets, and a response gets, one more field `x-script: NAME`. The end
+//! of a session is logged as `closed with CODE by client`, `service` or `nobody`.
+
+use std::error::Error;
+
+use serde::Deserialize;
+use tidegate_plugin::{
+    Answer, Ending, Handshake, Kinds, Message, MessageVerdict, Messages, OnRequest, OnResponse,
+    Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side, Subscription, Verdict, log,
+};
+
+struct Script(Config);
+
+/// The configuration.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    name: String,
+    #[serde(default)]
+    obey: Obey,
+    hello: Option<String>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Obey {
+    #[default]
+    Client,
+    Service,
+    Both,
+}
+
+struct Session {
+    seen: u64,
+    facts: String,
+}
+
+impl Plugin for Script {
+    type Config = Config;
+
+    fn configure(config: Config) -> Result<Self, Box<dyn Error>> {
+        Ok(Self(config))
+    }
+}
+
+impl OnRequest for Script {
+    fn on_request(&mut self, head: &mut RequestHead) -> Verdict {
+        let name = &self.0.name;
+        if head.target() == "/deny" {
+            let answer = Answer::new(403).field("x-denied-by", name.as_str());
+            return Verdict::Respond(answer.body(format!("denied by {name}")));
+        }
+        head.add("x-script", name).expect("a field that may be set");
+        Verdict::Continue
+    }
+}
+
+impl OnResponse for Script {
+    fn on_response(&mut self, _: &SentRequest, head: &mut ResponseHead) -> Verdict {
+        head.add("x-script", &self.0.name)
+            .expect("a field that may be set");
+        Verdict::Continue
+    }
+}
+
+impl Messages for Script {
+    type Session = Session;
+
+    fn open(
+        &mut self,
+        handshake: &Handshake,
+        out: &mut Outgoing,
+    ) -> Option<(Session, Subscription)> {
+        if let Some(hello) = &self.0.hello {
+            out.send_text(Side::Client, hello);
+        }
+        let subscription = match self.0.obey {
+            Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
+            Obey::Service => Subscription::only(Side::Service, Kinds::TEXT),
+            Obey::Both => Subscription::both(Kinds::TEXT),
+        };
+        Some((
+            Session {
+                seen: 0,
+                facts: facts(handshake),
+            },
+            subscription,
+        ))
+    }
+
+    fn on_message(
+        &mut self,
+        session: &mut Session,
+        message: Message,
+        out: &mut Outgoing,
+    ) -> MessageVerdict {
+        session.seen += 1;
+        let Some(text) = message.text() else {
+            return MessageVerdict::Pass;
+        };
+        let text = match text.split_once('/') {
+            Some((name, order)) if name == self.0.name => order,
+            _ => text,
+        };
+        let (order, argument) = text.split_once(':').unwrap_or((text, ""));
+        match order {
+            "drop" => {}
+            "replace" => return MessageVerdict::Replace(argument.into()),
+            "close" => {
+                let (code, reason) = argument.split_once(':').unwrap_or((argument, ""));
+                let Ok(code) = code.parse() else {
+                    return MessageVerdict::Pass;
+                };
+                return MessageVerdict::Close {
+                    code,
+                    reason: reason.to_owned(),
+                };
+            }
+            "send-client" => out.send_text(Side::Client, argument),
+            "send-service" => out.send_text(Side::Service, argument),
+            "echo-back" => out.send_text(message.origin, text),
+            "count" => out.send_text(message.origin, &session.seen.to_string()),
+            "facts" => out.send_text(message.origin, &session.facts),
+            _ => return MessageVerdict::Pass,
+        }
+        MessageVerdict::Drop
+    }
+
+    fn on_close(&mut self, _: Session, ending: Ending) {
+        let by = match ending.by {
+            Some(Side::Client) => "client",
+            Some(Side::Service) => "service",
+            None => "nobody",
+        };
+        log::info!("closed with {} by {by}", ending.code);
+    }
+}
+
+tidegate_plugin::export!(Script: OnRequest, OnResponse, Messages);
+
+fn facts(handshake: &Handshake) -> String {
+    let text =
+        |value: Option<Vec<u8>>| String::from_utf8(value.unwrap_or_default()).unwrap_or_default();
+    [
+        ("scheme", handshake.scheme()),
+        ("host", handshake.host()),
+        ("target", handshake.target()),
+        ("remote-address", handshake.remote_address()),
+        ("endpoint", handshake.endpoint()),
+        ("subprotocol", handshake.subprotocol().unwrap_or_default()),
+        ("reopened", handshake.reopened().to_string()),
+        ("request-x-fact", text(handshake.request_field("x-fact"))),
+        ("response-x-fact", text(handshake.response_field("x-fact"))),
+    ]
+    .map(|(name, value)| format!("{name}={value}"))
+    .join("\n")
+}
