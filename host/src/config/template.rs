@@ -114,13 +114,6 @@ impl Template {
         &self.parts
     }
 
-    /// Whether it is the same for every request.
-    pub(crate) fn is_literal(&self) -> bool {
-        self.parts
-            .iter()
-            .all(|part| matches!(part, Part::Literal(_)))
-    }
-
     /// Appends the text to `out`; `lookup` appends the value of one variable.
     pub(crate) fn render(
         &self,
@@ -250,7 +243,5 @@ mod tests {
             });
         });
         assert_eq!(out, b">a:80!");
-        assert!(!template.is_literal());
-        assert!(Template::parse("$$5").unwrap().is_literal());
     }
 }

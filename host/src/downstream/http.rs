@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -17,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, linger, run};
+use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, linger, refused, run};
 use crate::stream::{Guarded, Stream};
 
 /// How long a client may take to end its side after its connection has been closed here.
@@ -85,19 +86,43 @@ pub(crate) async fn serve(
                 return;
             }
         }
-        Ok(Err(error)) => debug!(remote = %client.remote, %error, "connection failed"),
+        Ok(Err(error)) => {
+            debug!(remote = %client.remote, %error, "connection failed");
+            if let Some(status) = answered(&error) {
+                refused(&worker, client.remote, status, &error);
+            }
+        }
         Err(Stop::HeadTimeout) => {
             let answer = b"HTTP/1.1 408 Request Timeout\r\n\
                 connection: close\r\ncontent-length: 0\r\n\r\n";
-            let begun = !parts.read_buf.is_empty();
-            if begun && let Err(error) = stream.write_all(answer).await {
-                debug!(remote = %client.remote, %error, "client was gone before its 408");
+            // A client that sent nothing asked nothing.
+            if !parts.read_buf.is_empty() {
+                refused(&worker, client.remote, StatusCode::REQUEST_TIMEOUT, &HeadTimeout);
+                if let Err(error) = stream.write_all(answer).await {
+                    debug!(remote = %client.remote, %error, "client was gone before its 408");
+                }
             }
         }
         Err(Stop::Idle) => {}
     }
     if !client.has_ended() {
         end(&mut stream, &worker).await;
+    }
+}
+
+/// The rest of a request head did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("request head took too long")]
+struct HeadTimeout;
+
+/// Returns what hyper answered to a head that it could not read; None: it could not answer.
+fn answered(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_too_large() {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else if error.is_parse() {
+        Some(StatusCode::BAD_REQUEST)
+    } else {
+        None
     }
 }
 

@@ -12,15 +12,12 @@ pub(crate) const MAX_REASON: usize = 123;
 pub(crate) struct CloseCode(u16);
 
 impl CloseCode {
-    pub(crate) const NORMAL: Self = Self(1000);
     pub(crate) const GOING_AWAY: Self = Self(1001);
     pub(crate) const PROTOCOL_ERROR: Self = Self(1002);
     pub(crate) const INVALID_PAYLOAD: Self = Self(1007);
     pub(crate) const POLICY: Self = Self(1008);
     pub(crate) const TOO_BIG: Self = Self(1009);
     pub(crate) const INTERNAL_ERROR: Self = Self(1011);
-    pub(crate) const SERVICE_RESTART: Self = Self(1012);
-    pub(crate) const TRY_AGAIN: Self = Self(1013);
     pub(crate) const BAD_GATEWAY: Self = Self(1014);
 
     /// What is reported of a session that ended without a Close frame. Not a `CloseCode`, because
@@ -89,14 +86,14 @@ mod tests {
     #[test]
     fn a_masked_close_frame_hides_code_and_reason() {
         let mut out = Vec::new();
-        encode_close(&mut out, Some([1, 2, 3, 4]), CloseCode::NORMAL, "a");
-        assert_eq!(out, [0x88, 0x83, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2, b'a' ^ 3]);
+        encode_close(&mut out, Some([1, 2, 3, 4]), CloseCode::GOING_AWAY, "a");
+        assert_eq!(out, [0x88, 0x83, 1, 2, 3, 4, 0x03 ^ 1, 0xe9 ^ 2, b'a' ^ 3]);
     }
 
     #[test]
     fn a_reason_that_is_too_long_is_cut_between_characters() {
         let mut out = Vec::new();
-        encode_close(&mut out, None, CloseCode::NORMAL, &"é".repeat(100));
+        encode_close(&mut out, None, CloseCode::GOING_AWAY, &"é".repeat(100));
         assert_eq!(out[1], 2 + 122);
         assert_eq!(std::str::from_utf8(&out[4..]).unwrap(), "é".repeat(61));
     }

@@ -189,18 +189,6 @@ impl MessageReader {
         }
     }
 
-    /// Whether no message is in progress: its first frame taken in, its last one not.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.unfinished.is_none()
-    }
-
-    /// Bytes of memory that the message in progress takes here.
-    pub(crate) fn buffered_bytes(&self) -> usize {
-        self.unfinished.as_ref().map_or(0, |message| {
-            message.payload.capacity() + message.wire.capacity()
-        })
-    }
-
     /// Judges what the header shows in its place in the stream, and returns the payload's length.
     #[inline]
     fn judge(&self, header: &FrameHeader) -> Result<usize, ProtocolError> {
@@ -352,6 +340,21 @@ fn close<'a>(
 /// Whether more bytes could make the text valid.
 fn is_cut_off(error: &Utf8Error) -> bool {
     error.error_len().is_none()
+}
+
+#[cfg(test)]
+impl MessageReader {
+    /// Whether no message is in progress: its first frame taken in, its last one not.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unfinished.is_none()
+    }
+
+    /// Bytes of memory that the message in progress takes here.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.unfinished.as_ref().map_or(0, |message| {
+            message.payload.capacity() + message.wire.capacity()
+        })
+    }
 }
 
 #[cfg(test)]

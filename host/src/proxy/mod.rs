@@ -20,6 +20,6 @@ mod worker;
 
 pub(crate) use client::{Client, Phase};
 pub(crate) use closing::linger;
-pub(crate) use session::run;
+pub(crate) use session::{refused, run};
 pub(crate) use sweep::Signal;
 pub(crate) use worker::{ConnectionPermit, Worker};

@@ -100,7 +100,22 @@ pub(crate) async fn run(
         ending.failed(&failure);
         failed(&failure, &head)
     });
+    if let (Some(record), Some(chain)) = (&mut ending.record, &session.chain) {
+        record.plugin_time = chain.time_spent();
+    }
     ending.answer(response)
+}
+
+/// Records a request that hyper could not read, and answered by itself.
+pub(crate) fn refused(worker: &Rc<Worker>, remote: SocketAddr, status: StatusCode, why: &dyn Error) {
+    worker.metrics.requests.increment();
+    worker.metrics.responses[status.into()].increment();
+    if let Some(access_log) = &worker.access_log {
+        let mut record = Record::unread(remote);
+        record.status = Some(status);
+        record.failure = Some(chain_of(why).into());
+        access_log.record(&record);
+    }
 }
 
 impl Session {

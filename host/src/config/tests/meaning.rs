@@ -1,5 +1,6 @@
 //! What files mean: defaults, references, and what is worked out from what is written.
 
+use crate::config::template::Part;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Part, Pattern,
+    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Pattern,
     PluginLimits, RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
 };
 
