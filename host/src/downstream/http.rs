@@ -97,7 +97,12 @@ pub(crate) async fn serve(
                 connection: close\r\ncontent-length: 0\r\n\r\n";
             // A client that sent nothing asked nothing.
             if !parts.read_buf.is_empty() {
-                refused(&worker, client.remote, StatusCode::REQUEST_TIMEOUT, &HeadTimeout);
+                refused(
+                    &worker,
+                    client.remote,
+                    StatusCode::REQUEST_TIMEOUT,
+                    &HeadTimeout,
+                );
                 if let Err(error) = stream.write_all(answer).await {
                     debug!(remote = %client.remote, %error, "client was gone before its 408");
                 }

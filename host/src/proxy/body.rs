@@ -33,6 +33,8 @@ pub(crate) struct ServiceBody {
     read_timeout: Duration,
     /// Runs while the service sends nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Everything has come, trailers included.
+    ended: bool,
     connection: Option<Reusable>,
 }
 
@@ -91,6 +93,7 @@ impl ServiceBody {
             incoming,
             read_timeout: route.settings.timeouts.read,
             stalled: None,
+            ended: false,
             connection: Some(Reusable {
                 sender,
                 route: route.clone(),
@@ -114,6 +117,7 @@ impl ServiceBody {
             return Poll::Ready(Some(Err(BodyError::Timeout(timeout))));
         };
         self.stalled = None;
+        self.ended = frame.is_none();
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Service)))
     }
 }
@@ -164,7 +168,7 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Source::Service(body) = &mut self.source
-            && body.incoming.is_end_stream()
+            && (body.ended || body.incoming.is_end_stream())
             && let (
                 Some(ending),
                 Some(Reusable {

@@ -1,5 +1,6 @@
 //! An ordinary request and its response, over a pooled or a new connection.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -208,7 +209,7 @@ async fn send(
     result.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
         let source = failed.into_error();
-        let closed = source.is_incomplete_message() || source.is_closed();
+        let closed = is_closed(&source);
         let error = if is_timeout(&source) {
             Error::Timeout {
                 address,
@@ -243,7 +244,18 @@ fn take_back(request: Request<RequestBody>) -> (HeaderMap, RequestBody) {
 
 /// Whether a write stalled for longer than the route allows.
 fn is_timeout(error: &hyper::Error) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<std::io::Error>())
-        .is_some_and(|source| source.kind() == std::io::ErrorKind::TimedOut)
+    io_kind(error) == Some(io::ErrorKind::TimedOut)
+}
+
+/// Whether the service ended the connection before any byte of a response.
+fn is_closed(error: &hyper::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    error.is_incomplete_message()
+        || error.is_closed()
+        || matches!(io_kind(error), Some(BrokenPipe | ConnectionReset))
+}
+
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    Some(source.kind())
 }

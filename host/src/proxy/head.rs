@@ -13,6 +13,7 @@ use crate::config::{Template, Variable};
 use crate::plugin::Facts;
 use crate::protocol::headers::{normalize_path, remove_hop_by_hop};
 use crate::protocol::upgrade::lists;
+use crate::upstream::Upstream;
 
 /// `X-Forwarded-For`, the de-facto standard before RFC 7239.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -24,8 +25,7 @@ pub(crate) struct Variables<'a> {
     pub(crate) local: SocketAddr,
     /// First name of the site.
     pub(crate) server_name: &'a str,
-    /// Name of the upstream; empty where the route has none.
-    pub(crate) proxy_host: &'a str,
+    pub(crate) upstream: Option<&'a Upstream>,
 }
 
 impl Variables<'_> {
@@ -63,7 +63,7 @@ impl Variables<'_> {
             Variable::Args => text(head.uri.query().unwrap_or_default()),
             Variable::Arg(name) => text(argument(head.uri.query().unwrap_or_default(), name)),
             Variable::Cookie(name) => text(cookie(&head.headers, name)),
-            Variable::ProxyHost => text(self.proxy_host),
+            Variable::ProxyHost => text(self.upstream.map_or("", |upstream| &upstream.name)),
             Variable::ProxyAddXForwardedFor => {
                 for value in head.headers.get_all(X_FORWARDED_FOR) {
                     out.extend_from_slice(value.as_bytes());
@@ -96,9 +96,13 @@ pub(crate) fn for_service(
     remove_hop_by_hop(&mut head.headers);
     // hyper answers 100 by itself, once the service has a connection and the body is asked for.
     head.headers.remove(EXPECT);
-    let host = HeaderValue::from_str(variables.proxy_host)
-        .map_err(|_| Failure::BadRequest("the upstream's name is no host"))?;
-    head.headers.insert(HOST, host);
+    match variables
+        .upstream
+        .and_then(|upstream| upstream.host.clone())
+    {
+        Some(host) => head.headers.insert(HOST, host),
+        None => head.headers.remove(HOST),
+    };
     for (name, value) in set {
         if value.is_empty() {
             head.headers.remove(name);

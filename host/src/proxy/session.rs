@@ -107,7 +107,12 @@ pub(crate) async fn run(
 }
 
 /// Records a request that hyper could not read, and answered by itself.
-pub(crate) fn refused(worker: &Rc<Worker>, remote: SocketAddr, status: StatusCode, why: &dyn Error) {
+pub(crate) fn refused(
+    worker: &Rc<Worker>,
+    remote: SocketAddr,
+    status: StatusCode,
+    why: &dyn Error,
+) {
     worker.metrics.requests.increment();
     worker.metrics.responses[status.into()].increment();
     if let Some(access_log) = &worker.access_log {
@@ -247,11 +252,7 @@ impl Session {
             remote: self.client.remote,
             local: self.client.local,
             server_name: &self.route.site().name,
-            proxy_host: self
-                .route
-                .upstream
-                .as_ref()
-                .map_or("", |upstream| &upstream.name),
+            upstream: self.route.upstream.as_deref(),
         }
     }
 

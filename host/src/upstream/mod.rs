@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
@@ -58,6 +59,8 @@ pub(crate) struct Upstream {
     /// Never used again for another list of endpoints.
     pub(crate) id: u32,
     pub(crate) name: String,
+    /// The name as the `Host` of requests; none if it cannot stand there.
+    pub(crate) host: Option<HeaderValue>,
     /// In the order of the configuration.
     pub(crate) endpoints: Vec<Endpoint>,
     /// Idle connections kept per worker and endpoint.
@@ -133,6 +136,7 @@ impl Upstream {
         Ok(Self {
             id: same.map_or_else(|| NEXT_ID.fetch_add(1, Ordering::Relaxed), |old| old.id),
             name: settings.name.clone(),
+            host: HeaderValue::from_str(&settings.name).ok(),
             endpoints,
             keep_alive: settings.keep_alive,
             keep_alive_timeout: settings.keep_alive_timeout,

@@ -9,8 +9,8 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Pattern,
-    PluginLimits, RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
+    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Pattern, PluginLimits,
+    RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
 };
 
 #[test]
