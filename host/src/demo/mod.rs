@@ -3,11 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `service.rs` | the services, called blue and green |
+//! | `socket.rs` | their WebSockets |
 //! | `page.html` | the chat page, which they serve through the proxy |
 //!
 //! Starting the proxy itself is left to the caller.
 
 mod service;
+mod socket;
 
 use std::fmt::Write;
 use std::io;
@@ -105,7 +107,7 @@ impl Services {
             // Each open socket holds a receiver.
             self.stop.closed().await;
         };
-        if tokio::time::timeout(service::CLOSE_TIMEOUT, all_gone)
+        if tokio::time::timeout(socket::CLOSE_TIMEOUT, all_gone)
             .await
             .is_err()
         {

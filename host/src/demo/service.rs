@@ -5,10 +5,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Query, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -16,18 +15,20 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
-use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use super::socket::Socket;
 
 const PAGE: &str = include_str!("page.html");
-
-/// Longest message a service takes.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Longest name of a room or of somebody in it, in characters.
 const MAX_NAME_CHARS: usize = 40;
 
-/// How long a peer may take to answer a Close.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// RFC 6455 §7.4.1: the service goes away.
+const AWAY: u16 = 1001;
+
+/// RFC 6455 §7.4.1: a message of a kind that is not accepted.
+const UNSUPPORTED: u16 = 1003;
 
 /// Events a slow socket may be behind before it misses the oldest.
 const ROOM_BACKLOG: usize = 64;
@@ -89,22 +90,22 @@ async fn whoami(State(service): State<Arc<Service>>, request: Request) -> impl I
 }
 
 /// Sends every message back.
-async fn echo(State(service): State<Arc<Service>>, upgrade: WebSocketUpgrade) -> Response {
+async fn echo(State(service): State<Arc<Service>>, request: Request) -> Response {
     let mut stop = service.stop.clone();
-    upgrade.max_message_size(MAX_MESSAGE_BYTES).on_upgrade(async move |mut socket| {
+    Socket::accept(request, async move |mut socket| {
         loop {
             let message = tokio::select! {
-                message = socket.recv() => message,
-                _ = stop.changed() => return close(socket, close_code::AWAY, "the demo ends").await,
+                message = socket.receive() => message,
+                _ = stop.changed() => return socket.close(AWAY, "the demo ends").await,
             };
             match message {
-                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                Some(message @ (Message::Text(_) | Message::Binary(_))) => {
                     if socket.send(message).await.is_err() {
                         return;
                     }
                 }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return,
+                Some(_) => {}
+                None => return,
             }
         }
     })
@@ -114,8 +115,7 @@ async fn echo(State(service): State<Arc<Service>>, upgrade: WebSocketUpgrade) ->
 async fn chat(
     State(service): State<Arc<Service>>,
     Query(query): Query<HashMap<String, String>>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    request: Request,
 ) -> Response {
     let text = |key| {
         let text = query.get(key).map_or("", |text| text.trim());
@@ -127,10 +127,10 @@ async fn chat(
     } else {
         room
     };
-    let seen = fields(&headers, |name| name.starts_with("x-"));
-    upgrade
-        .max_message_size(MAX_MESSAGE_BYTES)
-        .on_upgrade(move |socket| Member::join(service, room, name).run(socket, seen))
+    let seen = fields(request.headers(), |name| name.starts_with("x-"));
+    Socket::accept(request, move |socket| {
+        Member::join(service, room, name).run(socket, seen)
+    })
 }
 
 /// Fields as pairs, because a name may come twice.
@@ -180,7 +180,7 @@ impl Member {
         }
     }
 
-    async fn run(mut self, mut socket: WebSocket, seen: Vec<[String; 2]>) {
+    async fn run(mut self, mut socket: Socket, seen: Vec<[String; 2]>) {
         let mut stop = self.service.stop.clone();
         if socket
             .send(Message::text(self.welcome(seen)))
@@ -191,13 +191,13 @@ impl Member {
         }
         loop {
             tokio::select! {
-                message = socket.recv() => match message {
-                    Some(Ok(Message::Text(text))) => self.say(&text),
-                    Some(Ok(Message::Binary(_))) => {
-                        return close(socket, close_code::UNSUPPORTED, "the chat is text").await;
+                message = socket.receive() => match message {
+                    Some(Message::Text(text)) => self.say(&text),
+                    Some(Message::Binary(_)) => {
+                        return socket.close(UNSUPPORTED, "the chat is text").await;
                     }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return,
+                    Some(_) => {}
+                    None => return,
                 },
                 event = self.events.recv() => match event {
                     Ok(event) => {
@@ -208,7 +208,7 @@ impl Member {
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                _ = stop.changed() => return close(socket, close_code::AWAY, "the demo ends").await,
+                _ = stop.changed() => return socket.close(AWAY, "the demo ends").await,
             }
         }
     }
@@ -288,19 +288,4 @@ impl Room {
         // An error says that nobody is in the room, which is no error.
         self.events.send(event.to_string().into()).ok();
     }
-}
-
-async fn close(mut socket: WebSocket, code: u16, reason: &'static str) {
-    let frame = CloseFrame {
-        code,
-        reason: reason.into(),
-    };
-    let farewell = async {
-        if socket.send(Message::Close(Some(frame))).await.is_ok() {
-            // Until the peer has closed too.
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    };
-    // A peer that does not answer is dropped.
-    timeout(CLOSE_TIMEOUT, farewell).await.ok();
 }
