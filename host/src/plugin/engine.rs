@@ -123,11 +123,7 @@ impl Engine {
     ///
     /// Takes milliseconds to seconds, so it is for the control thread. `bytes` is what
     /// `plugin.module` names: a component, or a core module that says which world it was built for.
-    pub(crate) fn load(
-        &self,
-        plugin: &config::Plugin,
-        bytes: &[u8],
-    ) -> Result<Arc<Plugin>, Error> {
+    pub(crate) fn load(&self, plugin: &config::Plugin, bytes: &[u8]) -> Result<Arc<Plugin>, Error> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
         self.start_ticker()?;
@@ -145,7 +141,7 @@ impl Engine {
         });
         // Workers make their own. This one shows that they can, and what the first call would
         // otherwise find cold is warm.
-        Instance::start(&plugin, &Arc::new(LogGate::default()))
+        Instance::start(&plugin, &LogGate::of_plugin())
             .map_err(|error| match error {
                 StartError::ExportType { name, source } => Error::ExportType { name, source },
                 StartError::Configure(message) => Error::Configure(message),
@@ -158,7 +154,12 @@ impl Engine {
     fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<Compiled>, Error> {
         let known = |known: &HashMap<Digest, Weak<Compiled>>| known.get(&digest)?.upgrade();
         // A map is whole whatever panicked while it was locked.
-        let cache = || self.0.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = || {
+            self.0
+                .compiled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         if let Some(compiled) = known(&cache()) {
             return Ok(compiled);
         }
@@ -198,7 +199,9 @@ impl Engine {
                 None => WASI_IMPORTS.iter().any(|prefix| name.starts_with(prefix)),
             };
             if !offered {
-                return Err(Error::Import { name: name.to_owned() });
+                return Err(Error::Import {
+                    name: name.to_owned(),
+                });
             }
         }
         Ok(())
@@ -209,8 +212,12 @@ impl Engine {
         let component = pre.component().component_type();
         for (name, _) in component.exports(&self.0.wasm) {
             if let Some(rest) = name.strip_prefix(PACKAGE) {
-                let known = EXPORTS.iter().position(|known| *known == without_version(rest));
-                let known = known.ok_or_else(|| Error::Export { name: name.to_owned() })?;
+                let known = EXPORTS
+                    .iter()
+                    .position(|known| *known == without_version(rest));
+                let known = known.ok_or_else(|| Error::Export {
+                    name: name.to_owned(),
+                })?;
                 found[known] = Some(name.to_owned());
             }
         }
@@ -231,7 +238,11 @@ impl Engine {
     /// Starts the clock that running calls are measured by. Its thread ends with the engine and keeps
     /// no process alive.
     fn start_ticker(&self) -> Result<(), Error> {
-        let mut has_ticker = self.0.has_ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_ticker = self
+            .0
+            .has_ticker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if *has_ticker {
             return Ok(());
         }
@@ -279,7 +290,10 @@ impl Plugin {
 
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Plugin")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -335,7 +349,10 @@ fn indices<I>(
     let Some(name) = name else { return Ok(None) };
     match look_up(pre) {
         Ok(indices) => Ok(Some(indices)),
-        Err(error) => Err(Error::ExportType { name, source: source(error) }),
+        Err(error) => Err(Error::ExportType {
+            name,
+            source: source(error),
+        }),
     }
 }
 

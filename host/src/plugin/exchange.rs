@@ -51,7 +51,10 @@ impl Chain {
 
     /// Begins a run for one exchange or handshake. Instances are made when the first call needs them.
     pub(crate) fn begin(&self, instances: &Instances) -> ChainRun {
-        let link = |plugin| Link { slot: instances.slot(plugin), skipped: false };
+        let link = |plugin| Link {
+            slot: instances.slot(plugin),
+            skipped: false,
+        };
         ChainRun {
             links: self.plugins.iter().map(link).collect(),
             reach: self.plugins.len(),
@@ -61,22 +64,30 @@ impl Chain {
 
     /// Whether [`ChainRun::on_request`] calls anybody.
     pub(crate) fn sees_requests(&self) -> bool {
-        self.plugins.iter().any(|plugin| plugin.compiled().request.is_some())
+        self.plugins
+            .iter()
+            .any(|plugin| plugin.compiled().request.is_some())
     }
 
     /// Whether [`ChainRun::on_response`] calls anybody.
     pub(crate) fn sees_responses(&self) -> bool {
-        self.plugins.iter().any(|plugin| plugin.compiled().response.is_some())
+        self.plugins
+            .iter()
+            .any(|plugin| plugin.compiled().response.is_some())
     }
 
     /// Whether [`ChainRun::choose`] calls anybody.
     pub(crate) fn chooses(&self) -> bool {
-        self.plugins.iter().any(|plugin| plugin.compiled().balancer.is_some())
+        self.plugins
+            .iter()
+            .any(|plugin| plugin.compiled().balancer.is_some())
     }
 
     /// Whether a session of this chain may be watched; [`ChainRun::open`] tells whether one is.
     pub(crate) fn sees_messages(&self) -> bool {
-        self.plugins.iter().any(|plugin| plugin.compiled().messages.is_some())
+        self.plugins
+            .iter()
+            .any(|plugin| plugin.compiled().messages.is_some())
     }
 }
 
@@ -95,9 +106,11 @@ impl ChainRun {
                 continue;
             }
             let limit = link.slot.allowance();
-            let verdict = link.slot.call(Phase::Request, &mut self.time_spent, |instance| {
-                instance.on_request(head, facts, limit)
-            });
+            let verdict = link
+                .slot
+                .call(Phase::Request, &mut self.time_spent, |instance| {
+                    instance.on_request(head, facts, limit)
+                });
             match verdict {
                 Ok(Verdict::Continue) => {}
                 Ok(Verdict::Respond(answer)) => {
@@ -106,7 +119,9 @@ impl ChainRun {
                 }
                 Err(cause) => {
                     link.skipped = true;
-                    link.slot.fail(Phase::Request, cause).inspect_err(|_| self.reach = n)?;
+                    link.slot
+                        .fail(Phase::Request, cause)
+                        .inspect_err(|_| self.reach = n)?;
                 }
             }
         }
@@ -131,9 +146,11 @@ impl ChainRun {
                 continue;
             }
             let limit = link.slot.allowance();
-            let verdict = link.slot.call(Phase::Response, &mut self.time_spent, |instance| {
-                instance.on_response(request, head, limit)
-            });
+            let verdict = link
+                .slot
+                .call(Phase::Response, &mut self.time_spent, |instance| {
+                    instance.on_response(request, head, limit)
+                });
             match verdict {
                 Ok(Verdict::Continue) => {}
                 Ok(Verdict::Respond(answer)) => {
@@ -147,7 +164,9 @@ impl ChainRun {
                 }
             }
         }
-        let Some(body) = replaced else { return Ok(Verdict::Continue) };
+        let Some(body) = replaced else {
+            return Ok(Verdict::Continue);
+        };
         let mut answer = http::Response::new(body);
         *answer.status_mut() = head.status;
         *answer.headers_mut() = std::mem::take(&mut head.headers);
@@ -167,9 +186,11 @@ impl ChainRun {
             if link.skipped || link.slot.exports().balancer.is_none() {
                 continue;
             }
-            let chosen = link.slot.call(Phase::Choose, &mut self.time_spent, |instance| {
-                instance.choose(upstream, head, facts, candidates)
-            });
+            let chosen = link
+                .slot
+                .call(Phase::Choose, &mut self.time_spent, |instance| {
+                    instance.choose(upstream, head, facts, candidates)
+                });
             match chosen {
                 Ok(None) => {}
                 Ok(chosen) => return Ok(chosen),
@@ -189,7 +210,11 @@ impl ChainRun {
         handshake: &Arc<Handshake>,
         sent: &mut Vec<Sent>,
     ) -> Result<Opening, Failure> {
-        let watching = self.links.into_iter().filter(|link| !link.skipped).map(|link| link.slot);
+        let watching = self
+            .links
+            .into_iter()
+            .filter(|link| !link.skipped)
+            .map(|link| link.slot);
         let watching = watching.filter(|slot| slot.exports().messages.is_some());
         MessageChain::open(watching, handshake, self.time_spent, sent)
     }

@@ -112,7 +112,10 @@ pub(super) enum Lent {
     Nothing,
     Request(Loan<request::Parts>),
     Response(Arc<SentRequest>, Loan<response::Parts>),
-    Handshake { handshake: Arc<Handshake>, reopened: bool },
+    Handshake {
+        handshake: Arc<Handshake>,
+        reopened: bool,
+    },
 }
 
 /// A head that a guest may change, and what it was before.
@@ -139,8 +142,9 @@ pub(super) trait Head {
     fn fields(&mut self) -> &mut HeaderMap;
 }
 
-/// Counts the log lines of a plugin on a worker.
+/// Counts the log lines of a plugin, or about it, on a worker.
 pub(super) struct LogGate {
+    lines_per_second: u32,
     /// Second since the first line of the process.
     second: AtomicU64,
     lines: AtomicU32,
@@ -148,7 +152,10 @@ pub(super) struct LogGate {
 
 impl State {
     pub(super) fn new(plugin: &Arc<str>, limits: &PluginLimits, log: &Arc<LogGate>) -> Self {
-        let nothing = Allowance { bytes: 0, messages: 0 };
+        let nothing = Allowance {
+            bytes: 0,
+            messages: 0,
+        };
         Self {
             plugin: Arc::clone(plugin),
             log: Arc::clone(log),
@@ -212,16 +219,19 @@ impl State {
     }
 
     fn spend(&mut self, bytes: usize, messages: usize) -> Result<()> {
-        let Allowance { bytes: limit, messages: most } = self.call.limit;
+        let Allowance {
+            bytes: limit,
+            messages: most,
+        } = self.call.limit;
         let left = &mut self.call.left;
-        left.bytes = left
-            .bytes
-            .checked_sub(bytes)
-            .ok_or(Cause::Output { limit, unit: "bytes" })?;
-        left.messages = left
-            .messages
-            .checked_sub(messages)
-            .ok_or(Cause::Output { limit: most, unit: "messages" })?;
+        left.bytes = left.bytes.checked_sub(bytes).ok_or(Cause::Output {
+            limit,
+            unit: "bytes",
+        })?;
+        left.messages = left.messages.checked_sub(messages).ok_or(Cause::Output {
+            limit: most,
+            unit: "messages",
+        })?;
         Ok(())
     }
 
@@ -232,12 +242,17 @@ impl State {
                 self.growing = bytes;
                 Ok(true)
             }
-            _ => Err(Cause::Memory { limit: self.max_memory }.into()),
+            _ => Err(Cause::Memory {
+                limit: self.max_memory,
+            }
+            .into()),
         }
     }
 
     fn grow_failed(&mut self) {
-        self.memory = self.memory.saturating_sub(std::mem::take(&mut self.growing));
+        self.memory = self
+            .memory
+            .saturating_sub(std::mem::take(&mut self.growing));
     }
 }
 
@@ -260,21 +275,30 @@ impl Call {
     }
 
     pub(super) fn too_much_output(&self) -> Cause {
-        Cause::Output { limit: self.limit.bytes, unit: "bytes" }
+        Cause::Output {
+            limit: self.limit.bytes,
+            unit: "bytes",
+        }
     }
 
     fn must_be(&self, allowed: &[Phase], function: &str) -> Result<()> {
         if allowed.contains(&self.phase) {
             Ok(())
         } else {
-            rule(format!("called `{function}` within `{}`", super::function(self.phase)))
+            rule(format!(
+                "called `{function}` within `{}`",
+                super::function(self.phase)
+            ))
         }
     }
 }
 
 impl Allowance {
     pub(super) fn of(limits: &PluginLimits) -> Self {
-        Self { bytes: limits.output_bytes, messages: limits.output_messages }
+        Self {
+            bytes: limits.output_bytes,
+            messages: limits.output_messages,
+        }
     }
 }
 
@@ -289,7 +313,11 @@ impl Produced {
 
 impl<H: Head> Loan<H> {
     pub(super) fn new(head: H, facts: &Arc<Facts>) -> Self {
-        Self { head, facts: Arc::clone(facts), changed: None }
+        Self {
+            head,
+            facts: Arc::clone(facts),
+            changed: None,
+        }
     }
 
     /// Ends the loan; the head is as the guest left it.
@@ -309,15 +337,26 @@ impl<H: Head> Loan<H> {
     fn changing(&mut self) -> (&mut H, &mut usize) {
         let head = &mut self.head;
         let changed = self.changed.get_or_insert_with(|| {
-            let fields = head.fields().iter().map(|(name, value)| field_bytes(name, value.len()));
+            let fields = head
+                .fields()
+                .iter()
+                .map(|(name, value)| field_bytes(name, value.len()));
             let bytes = fields.sum::<usize>() + head.first_line_bytes();
-            Changed { first_line: head.first_line().clone(), fields: head.fields().clone(), bytes }
+            Changed {
+                first_line: head.first_line().clone(),
+                fields: head.fields().clone(),
+                bytes,
+            }
         });
         (head, &mut changed.bytes)
     }
 
     fn names(&mut self) -> Vec<String> {
-        self.head.fields().keys().map(|name| name.as_str().to_owned()).collect()
+        self.head
+            .fields()
+            .keys()
+            .map(|name| name.as_str().to_owned())
+            .collect()
     }
 
     fn get(&mut self, name: &str) -> Option<Vec<u8>> {
@@ -326,7 +365,10 @@ impl<H: Head> Loan<H> {
 
     fn get_all(&mut self, name: &str) -> Vec<Vec<u8>> {
         let values = self.head.fields().get_all(name);
-        values.iter().map(|value| value.as_bytes().to_vec()).collect()
+        values
+            .iter()
+            .map(|value| value.as_bytes().to_vec())
+            .collect()
     }
 
     /// Sets a field, or adds to it what it does not `replace`.
@@ -372,8 +414,7 @@ impl<H: Head> Loan<H> {
     fn field_name(&self, name: &str) -> std::result::Result<HeaderName, HeadError> {
         let valid = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| HeadError::InvalidField(name.to_owned()))?;
-        let of_handshake =
-            self.facts.is_handshake && valid.as_str().starts_with("sec-websocket-");
+        let of_handshake = self.facts.is_handshake && valid.as_str().starts_with("sec-websocket-");
         if of_handshake || CONNECTION_FIELDS.contains(&valid) {
             return Err(HeadError::ForbiddenField(valid.as_str().to_owned()));
         }
@@ -532,7 +573,10 @@ impl heads::HostSentRequest for State {
     }
 
     fn endpoint(&mut self, _: Resource<SentRequestHead>) -> Result<Option<String>> {
-        Ok(self.sent_request()?.endpoint.map(|endpoint| endpoint.to_string()))
+        Ok(self
+            .sent_request()?
+            .endpoint
+            .map(|endpoint| endpoint.to_string()))
     }
 
     fn drop(&mut self, _: Resource<SentRequestHead>) -> Result<()> {
@@ -641,8 +685,13 @@ impl heads::HostHandshake for State {
     }
 
     fn subprotocol(&mut self, _: Resource<HandshakeFacts>) -> Result<Option<String>> {
-        let agreed = self.handshake()?.response.get(header::SEC_WEBSOCKET_PROTOCOL);
-        Ok(agreed.and_then(|agreed| agreed.to_str().ok()).map(str::to_owned))
+        let agreed = self
+            .handshake()?
+            .response
+            .get(header::SEC_WEBSOCKET_PROTOCOL);
+        Ok(agreed
+            .and_then(|agreed| agreed.to_str().ok())
+            .map(str::to_owned))
     }
 
     fn endpoint(&mut self, _: Resource<HandshakeFacts>) -> Result<String> {
@@ -663,12 +712,19 @@ impl heads::HostHandshake for State {
 
 impl heads::Host for State {
     fn respond(&mut self, answer: Answer) -> Result<()> {
-        self.call.must_be(&[Phase::Request, Phase::Response], "http.respond")?;
-        let Answer { status, fields, body } = answer;
+        self.call
+            .must_be(&[Phase::Request, Phase::Response], "http.respond")?;
+        let Answer {
+            status,
+            fields,
+            body,
+        } = answer;
         let of_fields = fields.iter().map(|(name, value)| name.len() + value.len());
         self.spend(of_fields.sum::<usize>() + body.len(), 0)?;
         let Some(status) = final_status(status) else {
-            return rule(format!("answered with status {status}; expected 200 to 599"));
+            return rule(format!(
+                "answered with status {status}; expected 200 to 599"
+            ));
         };
         let mut response = http::Response::new(Bytes::from(body));
         *response.status_mut() = status;
@@ -681,7 +737,9 @@ impl heads::Host for State {
                 continue;
             }
             let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) else {
-                return rule(format!("answered with a value of `{name}` that cannot be sent"));
+                return rule(format!(
+                    "answered with a value of `{name}` that cannot be sent"
+                ));
             };
             if CONNECTION_FIELDS.contains(&name) {
                 return rule(format!("answered with `{name}`, a field of the connection"));
@@ -705,11 +763,16 @@ impl outgoing::Host for State {
     }
 
     fn send(&mut self, to: outgoing::Side, kind: outgoing::Kind, payload: Vec<u8>) -> Result<()> {
-        self.call.must_be(&[Phase::Open, Phase::Message], "outgoing.send")?;
+        self.call
+            .must_be(&[Phase::Open, Phase::Message], "outgoing.send")?;
         self.spend(payload.len(), 1)?;
         let kind = kind.into();
         check_payload(kind, &payload)?;
-        self.produced.sent.push(Sent { to: to.into(), kind, payload });
+        self.produced.sent.push(Sent {
+            to: to.into(),
+            kind,
+            payload,
+        });
         Ok(())
     }
 
@@ -752,7 +815,11 @@ impl ResourceLimiter for State {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+        self.grow(
+            desired
+                .saturating_sub(current)
+                .saturating_mul(TABLE_ELEMENT_BYTES),
+        )
     }
 
     fn table_grow_failed(&mut self, _: wasmtime::Error) -> Result<()> {
@@ -775,11 +842,27 @@ impl ResourceLimiter for State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl LogGate {
+    pub(super) fn new(lines_per_second: u32) -> Self {
+        Self {
+            lines_per_second,
+            second: AtomicU64::new(u64::MAX),
+            lines: AtomicU32::new(0),
+        }
+    }
+
+    /// The share of what a plugin writes.
+    pub(super) fn of_plugin() -> Arc<Self> {
+        Arc::new(Self::new(MAX_LOG_LINES))
+    }
+
     /// Writes a line, if the host's level and the plugin's share of this second let it through.
     pub(super) fn write(&self, plugin: &str, level: Level, context: &str, message: &str) {
         // Macros want a level each, and ask whether it is enabled before they look at the fields.
@@ -807,24 +890,18 @@ impl LogGate {
 
     /// Counts a line. Returns how many were dropped since the last that was not, or nothing if this
     /// one is to be dropped as well. A gate is used by one thread at a time.
-    fn admit(&self) -> Option<u32> {
+    pub(super) fn admit(&self) -> Option<u32> {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
         let second = START.elapsed().as_secs();
         let mut lines = self.lines.load(Ordering::Relaxed);
         let mut dropped = 0;
         if self.second.swap(second, Ordering::Relaxed) != second {
-            dropped = lines.saturating_sub(MAX_LOG_LINES);
+            dropped = lines.saturating_sub(self.lines_per_second);
             lines = 0;
         }
         self.lines.store(lines.saturating_add(1), Ordering::Relaxed);
-        (lines < MAX_LOG_LINES).then_some(dropped)
-    }
-}
-
-impl Default for LogGate {
-    fn default() -> Self {
-        Self { second: AtomicU64::new(u64::MAX), lines: AtomicU32::new(0) }
+        (lines < self.lines_per_second).then_some(dropped)
     }
 }
 
@@ -888,15 +965,17 @@ fn check_payload(kind: MessageKind, payload: &[u8]) -> Result<()> {
         MessageKind::Text if std::str::from_utf8(payload).is_err() => {
             rule("produced text that is not UTF-8".to_owned())
         }
-        MessageKind::Ping | MessageKind::Pong if payload.len() > MAX_CONTROL_BYTES => {
-            rule(format!("produced a ping or pong of {} bytes", payload.len()))
-        }
+        MessageKind::Ping | MessageKind::Pong if payload.len() > MAX_CONTROL_BYTES => rule(
+            format!("produced a ping or pong of {} bytes", payload.len()),
+        ),
         _ => Ok(()),
     }
 }
 
 fn final_status(status: u16) -> Option<StatusCode> {
-    StatusCode::from_u16(status).ok().filter(|_| (200..600).contains(&status))
+    StatusCode::from_u16(status)
+        .ok()
+        .filter(|_| (200..600).contains(&status))
 }
 
 /// Path and query as they go into a request line.
@@ -924,7 +1003,11 @@ fn field_bytes(name: &HeaderName, value_len: usize) -> usize {
 }
 
 fn all_bytes(fields: &HeaderMap, name: &HeaderName) -> usize {
-    fields.get_all(name).iter().map(|value| field_bytes(name, value.len())).sum()
+    fields
+        .get_all(name)
+        .iter()
+        .map(|value| field_bytes(name, value.len()))
+        .sum()
 }
 
 /// Cuts text to `max` bytes and escapes what would break or repaint a log line.

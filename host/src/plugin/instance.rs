@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{StatusCode, request, response};
 use slab::Slab;
-use tracing::{info, warn};
+use tracing::warn;
 use wasmtime::component::Resource;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -41,6 +41,9 @@ const START_TIMEOUTS: u32 = 10;
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
+/// Failures of a plugin that are logged per second and worker.
+const MAX_REPORTS: u32 = 5;
+
 /// Handles to the host's resources that one instance may hold.
 const MAX_HANDLES: usize = 1_000;
 
@@ -65,7 +68,10 @@ pub(crate) struct Instances {
 pub(super) struct Slot {
     plugin: Arc<Plugin>,
     metrics: Arc<PluginMetrics>,
+    /// For what the plugin writes.
     log: Arc<LogGate>,
+    /// For what the host writes about its failures.
+    reports: LogGate,
     live: RefCell<Option<Instance>>,
     /// Instances that have ended. A session open in an earlier life is not known to this one.
     life: Cell<u32>,
@@ -99,7 +105,10 @@ struct Guest {
 
 /// Why there is no instance.
 pub(super) enum StartError {
-    ExportType { name: String, source: Source },
+    ExportType {
+        name: String,
+        source: Source,
+    },
     /// What `configure` returned.
     Configure(String),
     Cause(Cause),
@@ -107,7 +116,10 @@ pub(super) enum StartError {
 
 impl Instances {
     pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Self {
-        Self { metrics, slots: RefCell::default() }
+        Self {
+            metrics,
+            slots: RefCell::default(),
+        }
     }
 
     /// Lets go of all plugins but those `in_force`. Instances of the others go with the last session
@@ -124,7 +136,8 @@ impl Instances {
             Rc::new(Slot {
                 plugin: Arc::clone(plugin),
                 metrics: self.metrics.plugin(plugin.name()),
-                log: Arc::default(),
+                log: LogGate::of_plugin(),
+                reports: LogGate::new(MAX_REPORTS),
                 live: RefCell::default(),
                 life: Cell::new(0),
                 sessions: RefCell::default(),
@@ -200,10 +213,11 @@ impl Slot {
     ) {
         // Sessions may end while the worker unwinds out of a call.
         let alive = self.live.try_borrow().is_ok_and(|live| live.is_some());
-        if alive && life == self.life.get() {
-            if let Err(cause) = self.call(phase, time_spent, call) {
-                self.report(phase, &cause);
-            }
+        if alive
+            && life == self.life.get()
+            && let Err(cause) = self.call(phase, time_spent, call)
+        {
+            self.report(phase, &cause);
         }
     }
 
@@ -211,9 +225,11 @@ impl Slot {
     /// goes on without the plugin.
     pub(super) fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
         match self.plugin.declared().on_failure {
-            OnFailure::Closed => {
-                Err(Failure { plugin: Arc::clone(self.plugin.name()), phase, cause })
-            }
+            OnFailure::Closed => Err(Failure {
+                plugin: Arc::clone(self.plugin.name()),
+                phase,
+                cause,
+            }),
             OnFailure::Open => {
                 // The failed start was reported; that there is no instance since then is no news.
                 if !matches!(cause, Cause::Unavailable { .. }) {
@@ -230,7 +246,9 @@ impl Slot {
         if let Some(BackOff { until, .. }) = back_off
             && now < until
         {
-            return Err(Cause::Unavailable { retry_in: until - now });
+            return Err(Cause::Unavailable {
+                retry_in: until - now,
+            });
         }
         self.metrics.calls[Phase::Configure].increment();
         let started = Instance::start(&self.plugin, &self.log);
@@ -240,13 +258,17 @@ impl Slot {
                 self.back_off.set(None);
                 if self.life.get() > 0 {
                     self.metrics.instances_replaced.increment();
-                    info!(plugin = %self.plugin.name(), "plugin instance replaced");
                 }
                 Ok(instance)
             }
             Err(error) => {
-                let delay = back_off.map_or(MIN_BACK_OFF, |last| last.delay * 2).min(MAX_BACK_OFF);
-                self.back_off.set(Some(BackOff { delay, until: Instant::now() + delay }));
+                let delay = back_off
+                    .map_or(MIN_BACK_OFF, |last| last.delay * 2)
+                    .min(MAX_BACK_OFF);
+                self.back_off.set(Some(BackOff {
+                    delay,
+                    until: Instant::now() + delay,
+                }));
                 self.metrics.failures[Phase::Configure].increment();
                 let cause = Cause::from(error);
                 self.report(Phase::Configure, &cause);
@@ -256,8 +278,11 @@ impl Slot {
     }
 
     fn report(&self, phase: Phase, cause: &Cause) {
-        let name: &str = self.plugin.name();
-        warn!(plugin = name, function = super::function(phase), %cause, "plugin failed");
+        if let Some(unreported) = self.reports.admit() {
+            let plugin: &str = self.plugin.name();
+            let function = super::function(phase);
+            warn!(plugin, function, %cause, unreported, "plugin failed");
+        }
     }
 }
 
@@ -267,26 +292,38 @@ impl Instance {
         let declared = plugin.declared();
         let compiled = plugin.compiled();
         let limits = &declared.limits;
-        let mut store =
-            Store::new(compiled.pre.engine(), State::new(plugin.name(), limits, log));
+        let mut store = Store::new(
+            compiled.pre.engine(),
+            State::new(plugin.name(), limits, log),
+        );
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.output_bytes.saturating_add(HOST_CALL_BYTES));
         store.set_max_component_handles(MAX_HANDLES);
         store.epoch_deadline_callback(|mut store| store.data_mut().tick());
 
         let timeout = limits.call_timeout.saturating_mul(START_TIMEOUTS);
-        let nothing = Allowance { bytes: 0, messages: 0 };
+        let nothing = Allowance {
+            bytes: 0,
+            messages: 0,
+        };
         begin(&mut store, Phase::Configure, timeout, nothing);
         let instance = guarded(&mut store, |store| compiled.pre.instantiate(store))
             .map_err(StartError::Cause)?;
         let guest = Guest::load(compiled, &mut store, &instance)?;
         if let Some(lifecycle) = &guest.lifecycle {
             begin(&mut store, Phase::Configure, timeout, nothing);
-            guarded(&mut store, |store| lifecycle.call_configure(store, &declared.config))
-                .map_err(StartError::Cause)?
-                .map_err(StartError::Configure)?;
+            guarded(&mut store, |store| {
+                lifecycle.call_configure(store, &declared.config)
+            })
+            .map_err(StartError::Cause)?
+            .map_err(StartError::Configure)?;
         }
-        Ok(Self { store, guest, timeout: limits.call_timeout, told: HashSet::new() })
+        Ok(Self {
+            store,
+            guest,
+            timeout: limits.call_timeout,
+            told: HashSet::new(),
+        })
     }
 
     pub(super) fn on_request(
@@ -295,7 +332,11 @@ impl Instance {
         facts: &Arc<Facts>,
         limit: Allowance,
     ) -> Result<Verdict, Cause> {
-        let guest = self.guest.request.as_ref().expect("called for what it exports only");
+        let guest = self
+            .guest
+            .request
+            .as_ref()
+            .expect("called for what it exports only");
         begin(&mut self.store, Phase::Request, self.timeout, limit);
         lend_request(&mut self.store, head, facts, |store| {
             match guest.call_on_request(&mut *store, Resource::new_borrow(LENT))? {
@@ -312,7 +353,11 @@ impl Instance {
         head: &mut response::Parts,
         limit: Allowance,
     ) -> Result<Verdict, Cause> {
-        let guest = self.guest.response.as_ref().expect("called for what it exports only");
+        let guest = self
+            .guest
+            .response
+            .as_ref()
+            .expect("called for what it exports only");
         begin(&mut self.store, Phase::Response, self.timeout, limit);
         let status = head.status;
         let lent = std::mem::replace(head, http::Response::new(()).into_parts().0);
@@ -334,7 +379,11 @@ impl Instance {
             }
         });
         if let Lent::Response(_, loan) = take_lent(&mut self.store) {
-            *head = if result.is_ok() { loan.give_back() } else { loan.undo() };
+            *head = if result.is_ok() {
+                loan.give_back()
+            } else {
+                loan.undo()
+            };
         }
         result
     }
@@ -346,14 +395,24 @@ impl Instance {
         facts: &Arc<Facts>,
         candidates: &[Candidate],
     ) -> Result<Option<usize>, Cause> {
-        let guest = self.guest.balancer.as_ref().expect("called for what it exports only");
-        let nothing = Allowance { bytes: 0, messages: 0 };
+        let guest = self
+            .guest
+            .balancer
+            .as_ref()
+            .expect("called for what it exports only");
+        let nothing = Allowance {
+            bytes: 0,
+            messages: 0,
+        };
         if self.told.insert(upstream.id) {
-            let endpoints = upstream.endpoints.iter().map(|endpoint| balancer::Endpoint {
-                address: endpoint.address.to_string(),
-                weight: endpoint.weight,
-                backup: endpoint.backup,
-            });
+            let endpoints = upstream
+                .endpoints
+                .iter()
+                .map(|endpoint| balancer::Endpoint {
+                    address: endpoint.address.to_string(),
+                    weight: endpoint.weight,
+                    backup: endpoint.backup,
+                });
             let endpoints: Vec<_> = endpoints.collect();
             begin(&mut self.store, Phase::Choose, self.timeout, nothing);
             guarded(&mut self.store, |store| {
@@ -366,7 +425,10 @@ impl Instance {
             let Some(chosen) = guest.call_choose(store, upstream.id, head, candidates)? else {
                 return Ok(None);
             };
-            if candidates.iter().any(|candidate| candidate.endpoint == chosen) {
+            if candidates
+                .iter()
+                .any(|candidate| candidate.endpoint == chosen)
+            {
                 Ok(Some(chosen as usize))
             } else {
                 rule(format!("chose endpoint {chosen}, which is not a candidate"))
@@ -382,10 +444,16 @@ impl Instance {
         limit: Allowance,
         sent: &mut Vec<Sent>,
     ) -> Result<messages::Subscription, Cause> {
-        let guest = self.guest.messages.as_ref().expect("called for what it exports only");
+        let guest = self
+            .guest
+            .messages
+            .as_ref()
+            .expect("called for what it exports only");
         begin(&mut self.store, Phase::Open, self.timeout, limit);
-        self.store.data_mut().lent =
-            Lent::Handshake { handshake: Arc::clone(handshake), reopened };
+        self.store.data_mut().lent = Lent::Handshake {
+            handshake: Arc::clone(handshake),
+            reopened,
+        };
         let result = guarded(&mut self.store, |store| {
             guest.call_open(store, session, Resource::new_borrow(LENT))
         });
@@ -407,7 +475,11 @@ impl Instance {
         limit: &mut Allowance,
         sent: &mut Vec<Sent>,
     ) -> Result<MessageVerdict, Cause> {
-        let guest = self.guest.messages.as_ref().expect("called for what it exports only");
+        let guest = self
+            .guest
+            .messages
+            .as_ref()
+            .expect("called for what it exports only");
         begin(&mut self.store, Phase::Message, self.timeout, *limit);
         self.store.data_mut().call.judges(kind);
         let verdict = guarded(&mut self.store, |store| {
@@ -425,11 +497,15 @@ impl Instance {
             messages::Verdict::Replace => {
                 let replacement = produced.replacement.take();
                 let unmet = "answered `replace` without a call of `outgoing.replace`";
-                replacement.map(MessageVerdict::Replace).ok_or(Cause::Rule(unmet.to_owned()))
+                replacement
+                    .map(MessageVerdict::Replace)
+                    .ok_or(Cause::Rule(unmet.to_owned()))
             }
             messages::Verdict::Close => {
-                let (code, reason) =
-                    produced.close.take().unwrap_or((CloseCode::POLICY, String::new()));
+                let (code, reason) = produced
+                    .close
+                    .take()
+                    .unwrap_or((CloseCode::POLICY, String::new()));
                 Ok(MessageVerdict::Close { code, reason })
             }
             messages::Verdict::Wait => Err(Cause::Rule("answered `wait`".to_owned())),
@@ -442,11 +518,23 @@ impl Instance {
         code: u16,
         by: Option<Side>,
     ) -> Result<(), Cause> {
-        let guest = self.guest.messages.as_ref().expect("called for what it exports only");
-        let nothing = Allowance { bytes: 0, messages: 0 };
+        let guest = self
+            .guest
+            .messages
+            .as_ref()
+            .expect("called for what it exports only");
+        let nothing = Allowance {
+            bytes: 0,
+            messages: 0,
+        };
         begin(&mut self.store, Phase::Close, self.timeout, nothing);
-        let ending = messages::Ending { code, by: by.map(Into::into) };
-        guarded(&mut self.store, |store| guest.call_on_close(store, session, ending))
+        let ending = messages::Ending {
+            code,
+            by: by.map(Into::into),
+        };
+        guarded(&mut self.store, |store| {
+            guest.call_on_close(store, session, ending)
+        })
     }
 }
 
@@ -511,7 +599,11 @@ fn lend_request<R>(
     store.data_mut().lent = Lent::Request(Loan::new(lent, facts));
     let result = guarded(store, call);
     if let Lent::Request(loan) = take_lent(store) {
-        *head = if result.is_ok() { loan.give_back() } else { loan.undo() };
+        *head = if result.is_ok() {
+            loan.give_back()
+        } else {
+            loan.undo()
+        };
     }
     result
 }

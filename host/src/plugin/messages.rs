@@ -74,12 +74,21 @@ impl MessageChain {
         for slot in watching {
             let number = slot.number_session();
             let n = chain.links.len();
-            chain.links.push(Link { slot, wanted: Wanted::default(), number, life: 0 });
+            chain.links.push(Link {
+                slot,
+                wanted: Wanted::default(),
+                number,
+                life: 0,
+            });
             let mut said = Vec::new();
             chain.open_link(n, false, &mut said)?;
             first_words.extend(said.into_iter().map(|sent| (n, sent)));
         }
-        let waiting = first_words.into_iter().rev().map(|(n, sent)| chain.passage(n, sent)).collect();
+        let waiting = first_words
+            .into_iter()
+            .rev()
+            .map(|(n, sent)| chain.passage(n, sent))
+            .collect();
         if let Some(MessageVerdict::Close { code, reason }) = chain.run(waiting, sent)? {
             return Ok(Opening::Close { code, reason });
         }
@@ -189,8 +198,13 @@ impl MessageChain {
         }
         while let Some(n) = message.next {
             message.next = beyond(n, message.from, self.links.len());
-            let Some(link) = self.links.get(n) else { continue };
-            if link.wanted.covers(message.from, message.kind, message.payload.len()) {
+            let Some(link) = self.links.get(n) else {
+                continue;
+            };
+            if link
+                .wanted
+                .covers(message.from, message.kind, message.payload.len())
+            {
                 return Some(n);
             }
         }
@@ -228,12 +242,23 @@ impl MessageChain {
         }
         let link = &self.links[n];
         let own = link.slot.allowance();
-        let mut limit = if message.came { own } else { budget.share(own, &self.links) };
+        let mut limit = if message.came {
+            own
+        } else {
+            budget.share(own, &self.links)
+        };
         let before = limit;
-        let verdict = link.slot.call(Phase::Message, &mut self.time_spent, |instance| {
-            let Passage { from, kind, payload, .. } = message;
-            instance.on_message(link.number, *from, *kind, payload, &mut limit, said)
-        });
+        let verdict = link
+            .slot
+            .call(Phase::Message, &mut self.time_spent, |instance| {
+                let Passage {
+                    from,
+                    kind,
+                    payload,
+                    ..
+                } = message;
+                instance.on_message(link.number, *from, *kind, payload, &mut limit, said)
+            });
         match verdict {
             Ok(verdict) => {
                 if !message.came {
@@ -250,17 +275,14 @@ impl MessageChain {
     }
 
     /// Opens the session in the instance that plugin `n` has now.
-    fn open_link(
-        &mut self,
-        n: usize,
-        reopened: bool,
-        said: &mut Vec<Sent>,
-    ) -> Result<(), Failure> {
+    fn open_link(&mut self, n: usize, reopened: bool, said: &mut Vec<Sent>) -> Result<(), Failure> {
         let link = &mut self.links[n];
         let limit = link.slot.allowance();
-        let subscription = link.slot.call(Phase::Open, &mut self.time_spent, |instance| {
-            instance.open(link.number, &self.handshake, reopened, limit, said)
-        });
+        let subscription = link
+            .slot
+            .call(Phase::Open, &mut self.time_spent, |instance| {
+                instance.open(link.number, &self.handshake, reopened, limit, said)
+            });
         match subscription {
             Ok(subscription) => {
                 link.life = link.slot.life();
@@ -283,7 +305,10 @@ impl MessageChain {
     }
 
     fn sum_up(&mut self) {
-        self.wanted = self.links.iter().fold(Wanted::default(), |sum, link| sum.or(link.wanted));
+        self.wanted = self
+            .links
+            .iter()
+            .fold(Wanted::default(), |sum, link| sum.or(link.wanted));
     }
 
     fn end(&mut self, code: u16, by: Option<Side>) {
@@ -291,9 +316,10 @@ impl MessageChain {
             // Nobody who wants nothing is told, and nobody who failed.
             if link.wanted != Wanted::default() {
                 let time_spent = &mut self.time_spent;
-                link.slot.call_if_alive(link.life, Phase::Close, time_spent, |instance| {
-                    instance.on_close(link.number, code, by)
-                });
+                link.slot
+                    .call_if_alive(link.life, Phase::Close, time_spent, |instance| {
+                        instance.on_close(link.number, code, by)
+                    });
             }
         }
     }
@@ -313,7 +339,9 @@ impl Drop for Link {
 
 impl Wanted {
     fn by(subscription: Subscription) -> Self {
-        let below = subscription.largest.map_or(u64::MAX, |largest| largest.saturating_add(1));
+        let below = subscription
+            .largest
+            .map_or(u64::MAX, |largest| largest.saturating_add(1));
         let mut wanted = Self::default();
         for (from, kinds) in [
             (Side::Client, subscription.from_client),
@@ -365,18 +393,29 @@ impl Budget {
     fn share(&mut self, own: Allowance, links: &[Link]) -> Allowance {
         let left = self.0.get_or_insert_with(|| {
             let limits = links.iter().map(|link| link.slot.allowance());
-            limits.fold(Allowance { bytes: 0, messages: 0 }, |sum, limit| Allowance {
-                bytes: sum.bytes.saturating_add(limit.bytes),
-                messages: sum.messages.saturating_add(limit.messages),
-            })
+            limits.fold(
+                Allowance {
+                    bytes: 0,
+                    messages: 0,
+                },
+                |sum, limit| Allowance {
+                    bytes: sum.bytes.saturating_add(limit.bytes),
+                    messages: sum.messages.saturating_add(limit.messages),
+                },
+            )
         });
-        Allowance { bytes: own.bytes.min(left.bytes), messages: own.messages.min(left.messages) }
+        Allowance {
+            bytes: own.bytes.min(left.bytes),
+            messages: own.messages.min(left.messages),
+        }
     }
 
     fn spend(&mut self, before: Allowance, after: Allowance) {
         if let Some(left) = &mut self.0 {
             left.bytes = left.bytes.saturating_sub(before.bytes - after.bytes);
-            left.messages = left.messages.saturating_sub(before.messages - after.messages);
+            left.messages = left
+                .messages
+                .saturating_sub(before.messages - after.messages);
         }
     }
 }

@@ -24,8 +24,8 @@ use wasmtime_wasi::p2::{
 };
 use wasmtime_wasi::{WasiCtx, WasiView, async_trait};
 
-use super::host::{LogGate, State};
 use super::host;
+use super::host::{LogGate, State};
 
 /// Random bytes of one call.
 const MAX_RANDOM_BYTES: u64 = 64 * 1024;
@@ -34,7 +34,11 @@ const MAX_RANDOM_BYTES: u64 = 64 * 1024;
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
 pub(super) fn context(plugin: &Arc<str>, log: &Arc<LogGate>) -> WasiCtx {
-    let printed = |context| Printed { plugin: Arc::clone(plugin), log: Arc::clone(log), context };
+    let printed = |context| Printed {
+        plugin: Arc::clone(plugin),
+        log: Arc::clone(log),
+        context,
+    };
     WasiCtx::builder()
         .stdout(printed("stdout"))
         .stderr(printed("stderr"))
@@ -93,11 +97,17 @@ impl poll::Host for Resources<'_> {
 
 impl poll::HostPollable for Resources<'_> {
     fn ready(&mut self, pollable: Resource<DynPollable>) -> Result<bool> {
-        at_once(ready::HostPollable::ready(self.0, pollable), "wasi:io/poll.pollable.ready")?
+        at_once(
+            ready::HostPollable::ready(self.0, pollable),
+            "wasi:io/poll.pollable.ready",
+        )?
     }
 
     fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
-        at_once(ready::HostPollable::block(self.0, pollable), "wasi:io/poll.pollable.block")?
+        at_once(
+            ready::HostPollable::block(self.0, pollable),
+            "wasi:io/poll.pollable.block",
+        )?
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
@@ -194,7 +204,10 @@ impl streams::HostOutputStream for Resources<'_> {
         bytes: Vec<u8>,
     ) -> StreamResult<()> {
         let write = waiting::HostOutputStream::blocking_write_and_flush(self.0, stream, bytes);
-        stream_at_once(write, "wasi:io/streams.output-stream.blocking-write-and-flush")
+        stream_at_once(
+            write,
+            "wasi:io/streams.output-stream.blocking-write-and-flush",
+        )
     }
 
     fn flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
@@ -220,7 +233,10 @@ impl streams::HostOutputStream for Resources<'_> {
         len: u64,
     ) -> StreamResult<()> {
         let write = waiting::HostOutputStream::blocking_write_zeroes_and_flush(self.0, stream, len);
-        stream_at_once(write, "wasi:io/streams.output-stream.blocking-write-zeroes-and-flush")
+        stream_at_once(
+            write,
+            "wasi:io/streams.output-stream.blocking-write-zeroes-and-flush",
+        )
     }
 
     fn splice(
@@ -319,7 +335,8 @@ impl OutputStream for Printer {
             self.line.extend_from_slice(&text[..text.len().min(room)]);
             if ends {
                 let line = String::from_utf8_lossy(&self.line);
-                self.log.write(&self.plugin, Level::DEBUG, self.context, &line);
+                self.log
+                    .write(&self.plugin, Level::DEBUG, self.context, &line);
                 self.line.clear();
             }
         }
