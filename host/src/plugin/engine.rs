@@ -141,7 +141,7 @@ impl Engine {
         });
         // Workers make their own. This one shows that they can, and what the first call would
         // otherwise find cold is warm.
-        Instance::start(&plugin, &Arc::new(LogGate::default()))
+        Instance::start(&plugin, &LogGate::of_plugin())
             .map_err(|error| match error {
                 StartError::ExportType { name, source } => Error::ExportType { name, source },
                 StartError::Configure(message) => Error::Configure(message),

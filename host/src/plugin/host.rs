@@ -142,8 +142,9 @@ pub(super) trait Head {
     fn fields(&mut self) -> &mut HeaderMap;
 }
 
-/// Counts the log lines of a plugin on a worker.
+/// Counts the log lines of a plugin, or about it, on a worker.
 pub(super) struct LogGate {
+    lines_per_second: u32,
     /// Second since the first line of the process.
     second: AtomicU64,
     lines: AtomicU32,
@@ -849,6 +850,19 @@ impl WasiView for State {
 }
 
 impl LogGate {
+    pub(super) fn new(lines_per_second: u32) -> Self {
+        Self {
+            lines_per_second,
+            second: AtomicU64::new(u64::MAX),
+            lines: AtomicU32::new(0),
+        }
+    }
+
+    /// The share of what a plugin writes.
+    pub(super) fn of_plugin() -> Arc<Self> {
+        Arc::new(Self::new(MAX_LOG_LINES))
+    }
+
     /// Writes a line, if the host's level and the plugin's share of this second let it through.
     pub(super) fn write(&self, plugin: &str, level: Level, context: &str, message: &str) {
         // Macros want a level each, and ask whether it is enabled before they look at the fields.
@@ -876,27 +890,18 @@ impl LogGate {
 
     /// Counts a line. Returns how many were dropped since the last that was not, or nothing if this
     /// one is to be dropped as well. A gate is used by one thread at a time.
-    fn admit(&self) -> Option<u32> {
+    pub(super) fn admit(&self) -> Option<u32> {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
         let second = START.elapsed().as_secs();
         let mut lines = self.lines.load(Ordering::Relaxed);
         let mut dropped = 0;
         if self.second.swap(second, Ordering::Relaxed) != second {
-            dropped = lines.saturating_sub(MAX_LOG_LINES);
+            dropped = lines.saturating_sub(self.lines_per_second);
             lines = 0;
         }
         self.lines.store(lines.saturating_add(1), Ordering::Relaxed);
-        (lines < MAX_LOG_LINES).then_some(dropped)
-    }
-}
-
-impl Default for LogGate {
-    fn default() -> Self {
-        Self {
-            second: AtomicU64::new(u64::MAX),
-            lines: AtomicU32::new(0),
-        }
+        (lines < self.lines_per_second).then_some(dropped)
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{StatusCode, request, response};
 use slab::Slab;
-use tracing::{info, warn};
+use tracing::warn;
 use wasmtime::component::Resource;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -41,6 +41,9 @@ const START_TIMEOUTS: u32 = 10;
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
+/// Failures of a plugin that are logged per second and worker.
+const MAX_REPORTS: u32 = 5;
+
 /// Handles to the host's resources that one instance may hold.
 const MAX_HANDLES: usize = 1_000;
 
@@ -65,7 +68,10 @@ pub(crate) struct Instances {
 pub(super) struct Slot {
     plugin: Arc<Plugin>,
     metrics: Arc<PluginMetrics>,
+    /// For what the plugin writes.
     log: Arc<LogGate>,
+    /// For what the host writes about its failures.
+    reports: LogGate,
     live: RefCell<Option<Instance>>,
     /// Instances that have ended. A session open in an earlier life is not known to this one.
     life: Cell<u32>,
@@ -130,7 +136,8 @@ impl Instances {
             Rc::new(Slot {
                 plugin: Arc::clone(plugin),
                 metrics: self.metrics.plugin(plugin.name()),
-                log: Arc::default(),
+                log: LogGate::of_plugin(),
+                reports: LogGate::new(MAX_REPORTS),
                 live: RefCell::default(),
                 life: Cell::new(0),
                 sessions: RefCell::default(),
@@ -206,10 +213,11 @@ impl Slot {
     ) {
         // Sessions may end while the worker unwinds out of a call.
         let alive = self.live.try_borrow().is_ok_and(|live| live.is_some());
-        if alive && life == self.life.get() {
-            if let Err(cause) = self.call(phase, time_spent, call) {
-                self.report(phase, &cause);
-            }
+        if alive
+            && life == self.life.get()
+            && let Err(cause) = self.call(phase, time_spent, call)
+        {
+            self.report(phase, &cause);
         }
     }
 
@@ -250,7 +258,6 @@ impl Slot {
                 self.back_off.set(None);
                 if self.life.get() > 0 {
                     self.metrics.instances_replaced.increment();
-                    info!(plugin = %self.plugin.name(), "plugin instance replaced");
                 }
                 Ok(instance)
             }
@@ -271,8 +278,11 @@ impl Slot {
     }
 
     fn report(&self, phase: Phase, cause: &Cause) {
-        let name: &str = self.plugin.name();
-        warn!(plugin = name, function = super::function(phase), %cause, "plugin failed");
+        if let Some(unreported) = self.reports.admit() {
+            let plugin: &str = self.plugin.name();
+            let function = super::function(phase);
+            warn!(plugin, function, %cause, unreported, "plugin failed");
+        }
     }
 }
 
