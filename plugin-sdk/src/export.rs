@@ -212,11 +212,12 @@ mod wasm {
 
     impl<P: ExportedBalancer> balancer::exports::tidegate::plugin::balancer::Guest for P {
         fn endpoints(upstream: u32, name: String, endpoints: Vec<Endpoint>) {
-            let prepared = with_plugin(|plugin: &mut P| plugin.upstream(&name, endpoints));
             P::upstreams().with_borrow_mut(|upstreams| {
-                match upstreams.iter_mut().find(|(number, _)| *number == upstream) {
-                    Some((_, known)) => *known = prepared,
-                    None => upstreams.push((upstream, prepared)),
+                upstreams.retain(|(number, _)| *number != upstream);
+                // An empty list says that the number is done with.
+                if !endpoints.is_empty() {
+                    let prepared = with_plugin(|plugin: &mut P| plugin.upstream(&name, endpoints));
+                    upstreams.push((upstream, prepared));
                 }
             });
         }

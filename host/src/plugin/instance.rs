@@ -26,7 +26,7 @@ use super::engine::{self, Compiled, Plugin};
 use super::host::{Allowance, Lent, Loan, LogGate, State, rule};
 use super::{
     Candidate, Cause, Facts, Failure, Handshake, MessageVerdict, Sent, SentRequest, Source,
-    UpstreamView, Verdict,
+    EndpointView, UpstreamView, Verdict,
 };
 use crate::config::OnFailure;
 use crate::protocol::close::CloseCode;
@@ -90,8 +90,8 @@ pub(super) struct Instance {
     store: Store<State>,
     guest: Guest,
     timeout: Duration,
-    /// Upstreams it was told of.
-    told: HashSet<u32>,
+    /// Upstreams it was told of, by name.
+    told: HashMap<Box<str>, u32>,
 }
 
 /// What it exports.
@@ -145,6 +145,16 @@ impl Instances {
             })
         });
         Rc::clone(slot)
+    }
+}
+
+impl From<&EndpointView> for balancer::Endpoint {
+    fn from(endpoint: &EndpointView) -> Self {
+        Self {
+            address: endpoint.address.to_string(),
+            weight: endpoint.weight,
+            backup: endpoint.backup,
+        }
     }
 }
 
@@ -322,7 +332,7 @@ impl Instance {
             store,
             guest,
             timeout: limits.call_timeout,
-            told: HashSet::new(),
+            told: HashMap::new(),
         })
     }
 
@@ -404,20 +414,21 @@ impl Instance {
             bytes: 0,
             messages: 0,
         };
-        if self.told.insert(upstream.id) {
-            let endpoints = upstream
-                .endpoints
-                .iter()
-                .map(|endpoint| balancer::Endpoint {
-                    address: endpoint.address.to_string(),
-                    weight: endpoint.weight,
-                    backup: endpoint.backup,
-                });
-            let endpoints: Vec<_> = endpoints.collect();
-            begin(&mut self.store, Phase::Choose, self.timeout, nothing);
-            guarded(&mut self.store, |store| {
-                guest.call_endpoints(store, upstream.id, upstream.name, &endpoints)
-            })?;
+        let told = self.told.get(upstream.name).copied();
+        if told != Some(upstream.id) {
+            let mut tell = |id, endpoints: &[_]| {
+                begin(&mut self.store, Phase::Choose, self.timeout, nothing);
+                guarded(&mut self.store, |store| {
+                    guest.call_endpoints(store, id, upstream.name, endpoints)
+                })
+            };
+            if let Some(old) = told {
+                tell(old, &[])?;
+            }
+            let endpoints = upstream.endpoints.iter();
+            let endpoints: Vec<_> = endpoints.map(balancer::Endpoint::from).collect();
+            tell(upstream.id, &endpoints)?;
+            self.told.insert(upstream.name.into(), upstream.id);
         }
         begin(&mut self.store, Phase::Choose, self.timeout, nothing);
         lend_request(&mut self.store, head, facts, |store| {
