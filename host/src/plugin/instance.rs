@@ -25,8 +25,8 @@ use super::bindings::exports::tidegate::plugin::{
 use super::engine::{self, Compiled, Plugin};
 use super::host::{Allowance, Lent, Loan, LogGate, State, rule};
 use super::{
-    Candidate, Cause, Facts, Failure, Handshake, MessageVerdict, Sent, SentRequest, Source,
-    EndpointView, UpstreamView, Verdict,
+    Candidate, Cause, EndpointView, Facts, Failure, Handshake, MessageVerdict, Sent, SentRequest,
+    Source, UpstreamView, Verdict,
 };
 use crate::config::OnFailure;
 use crate::protocol::close::CloseCode;

@@ -48,9 +48,9 @@ pub(crate) async fn say_goodbye(
     end(ends, &client.rest, &service.rest).await;
 }
 
-/// Ends a session whose peers have closed it, or a half of it.
-pub(crate) async fn finish(ends: &mut Ends) {
-    end(ends, &[], &[]).await;
+/// Ends a session whose peers have closed it, after what waits for them.
+pub(crate) async fn finish(ends: &mut Ends, client: Farewell, service: Farewell) {
+    end(ends, &client.rest, &service.rest).await;
 }
 
 async fn end(ends: &mut Ends, to_client: &[u8], to_service: &[u8]) {

@@ -5,17 +5,17 @@
 //! framed here. Parsing is `protocol/message.rs`'s business, the verdict the chain's.
 
 use std::future::poll_fn;
-use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
-use super::closing::{self, Farewell};
+use super::closing;
 use super::failure::SessionFailure;
 use super::mask;
+use super::outlet::Outlet;
 use super::relay::Ends;
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
@@ -26,9 +26,16 @@ use crate::protocol::message::{Event, MessageKind, MessageReader, Side};
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction, Fate};
 
-/// While more than this waits for either side, nothing more is read from the other: what plugins
-/// send counts as much as what peers do.
+/// While more than this waits for a side, no more messages are judged that may add to it: what
+/// plugins make counts as much as what peers send.
 const HIGH_WATER_BYTES: usize = 64 * 1024;
+
+/// Messages of one session that are judged before other sessions get a turn. One read may hold tens
+/// of thousands, and each may cost a call.
+const MESSAGES_AT_ONCE: usize = 128;
+
+/// Worker buffers that a long message made larger than this are given back.
+const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// How long the peers may take for the rest of a closing handshake (RFC 6455 §7.1.1).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,26 +53,24 @@ struct Filter {
     counts: Counts,
     /// The first Close frame: its code, and who sent it.
     close: Option<(u16, Side)>,
+    /// The Close frame has been delivered; now the other side's is waited for.
+    closing: bool,
+    /// Plugins have sent something against the stream, and something still waits.
+    has_sent_back: bool,
 }
 
 /// What comes from one side.
 struct Inlet {
     reader: MessageReader,
-    /// Bytes of a frame that is not whole.
+    /// Bytes of a frame that is not whole, or of messages whose turn has not come.
     partial: Vec<u8>,
+    /// There are messages in `partial` that could be judged.
+    paused: bool,
+    /// Nothing more comes: the peer ended its side, or its connection broke.
     ended: bool,
     /// A Close frame came; what follows it is nothing (RFC 6455 §5.5.1).
     closed: bool,
     bytes: u64,
-}
-
-/// What goes to one side: whole frames.
-#[derive(Default)]
-struct Outlet {
-    pending: Vec<u8>,
-    written: usize,
-    /// The stream may hold bytes back: TLS does.
-    unflushed: bool,
 }
 
 /// Messages, for the record of the session.
@@ -82,7 +87,6 @@ struct Counts {
 enum Outcome {
     /// Both sides have closed.
     Finished,
-    Broken(io::Error),
     Failed(SessionFailure),
 }
 
@@ -101,6 +105,7 @@ pub(crate) async fn run(
     let inlet = |side, partial: Vec<u8>| Inlet {
         reader: MessageReader::new(side, max_message_bytes),
         bytes: partial.len() as u64,
+        paused: !partial.is_empty(),
         partial,
         ended: false,
         closed: false,
@@ -114,116 +119,112 @@ pub(crate) async fn run(
         sent: opening,
         counts: Counts::default(),
         close: None,
+        closing: false,
+        has_sent_back: false,
         ends,
     };
-    let outcome = match filter.begin() {
-        Ok(()) => poll_fn(|cx| filter.poll(cx, &watch)).await,
-        Err(failure) => Outcome::Failed(failure),
-    };
+    // What plugins sent when the session was opened goes first.
+    filter.take_sent(None);
+    let outcome = poll_fn(|cx| filter.poll(cx, &watch)).await;
     drop(watch);
-    filter.end(outcome).await;
+    // Boxed, so that a session is not larger all its life for how it ends.
+    Box::pin(filter.end(outcome)).await;
 }
 
 impl Filter {
-    /// Sends what plugins sent at the opening, then judges what came with the handshake.
-    fn begin(&mut self) -> Result<(), SessionFailure> {
-        self.take_sent(None);
-        let worker = self.ends.worker.clone();
-        let Buffers { message, write, .. } = &mut *worker.buffers.borrow_mut();
-        for side in [Side::Client, Side::Service] {
-            let early = std::mem::take(&mut self.inlet(side).partial);
-            let (judged, result) = self.judge(side, &early, message, write);
-            self.outlet(side)
-                .pending
-                .extend_from_slice(judged.bytes(&early, write));
-            self.inlet(side).partial = early[judged.used..].to_vec();
-            result?;
-        }
-        Ok(())
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
-        while let Poll::Ready(signal) = watch.poll_signal(cx) {
+        if let Poll::Ready(signal) = watch.poll_signal(cx) {
             return Poll::Ready(match signal {
-                // The peers had their time for the closing handshake.
+                // The peers had their time to take the Close frame, or to answer it.
                 Signal::Expired if self.close.is_some() => Outcome::Finished,
                 Signal::Expired => Outcome::Failed(SessionFailure::Idle),
                 Signal::Drain => Outcome::Failed(SessionFailure::Draining),
             });
         }
-        let moved = (self.from_client.bytes, self.from_service.bytes);
-        let closing = self.close.is_some();
+        let before = self.moved();
         let result = self.pump(cx);
-        let metrics = &self.ends.worker.metrics;
-        if moved != (self.from_client.bytes, self.from_service.bytes) {
-            metrics.bytes[Direction::ToService].add(self.from_client.bytes - moved.0);
-            metrics.bytes[Direction::ToClient].add(self.from_service.bytes - moved.1);
-            if self.close.is_none() {
+        let after = self.moved();
+        if before != after {
+            let bytes = &self.ends.worker.metrics.bytes;
+            bytes[Direction::ToService].add(after[0] - before[0]);
+            bytes[Direction::ToClient].add(after[1] - before[1]);
+            if !self.closing {
                 watch.touch();
             }
         }
-        if !closing && self.close.is_some() {
+        if self.close.is_some() && !self.closing && self.has_delivered() {
+            self.closing = true;
             watch.arm(CLOSE_TIMEOUT);
         }
         match result {
-            Err(outcome) => Poll::Ready(outcome),
+            Err(failure) => Poll::Ready(Outcome::Failed(failure)),
             Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
         }
     }
 
     /// Moves what there is to move in both directions.
-    fn pump(&mut self, cx: &mut Context<'_>) -> Result<(), Outcome> {
+    fn pump(&mut self, cx: &mut Context<'_>) -> Result<(), SessionFailure> {
         for side in [Side::Client, Side::Service] {
-            if let Poll::Ready(Err(outcome)) = self.pump_from(cx, side) {
-                return Err(outcome);
+            if let Poll::Ready(Err(failure)) = self.pump_from(cx, side) {
+                return Err(failure);
             }
         }
-        // Judging the second side may have left something for it to be sent.
+        // Judging the second side may have left something for it to be sent. On this runtime nothing
+        // becomes writable between the two polls, so whoever waits for an outlet will be woken.
         for side in [Side::Client, Side::Service] {
             let (outlet, stream) = self.outlet_and_stream(side);
-            if let Poll::Ready(Err(error)) = outlet.poll(cx, stream) {
-                return Err(Outcome::Broken(error));
+            if outlet.poll(cx, stream).is_pending() {
+                continue;
             }
         }
         Ok(())
     }
 
-    /// Reads from one side and judges what came, until it is at its end, or there is nothing more for
-    /// now, or someone does not take what there is.
-    fn pump_from(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), Outcome>> {
+    /// Judges what comes from one side, until it is at its end, or there is nothing more for now, or
+    /// someone does not take what there is.
+    fn pump_from(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), SessionFailure>> {
         let worker = self.ends.worker.clone();
         loop {
             let (outlet, stream) = self.outlet_and_stream(side);
-            ready!(outlet.poll(cx, stream)).map_err(Outcome::Broken)?;
+            ready!(outlet.poll(cx, stream));
             // Plugins may send to the side that is read from; it has to take that too.
-            let (outlet, stream) = self.outlet_and_stream(side.other());
-            if outlet.waiting() > HIGH_WATER_BYTES {
-                ready!(outlet.poll(cx, stream)).map_err(Outcome::Broken)?;
-            }
-            let (inlet, stream) = self.inlet_and_stream(side);
-            if inlet.ended {
-                return Poll::Ready(Ok(()));
+            if self.sent_back(side) > HIGH_WATER_BYTES {
+                let (outlet, stream) = self.outlet_and_stream(side.other());
+                ready!(outlet.poll(cx, stream));
             }
             let buffers = &mut *worker.buffers.borrow_mut();
-            let mut read = ReadBuf::new(&mut buffers.read);
-            ready!(Pin::new(stream).poll_read(cx, &mut read)).map_err(Outcome::Broken)?;
-            let length = read.filled().len();
-            inlet.bytes += length as u64;
-            inlet.ended = length == 0;
-            if length > 0 && !inlet.closed {
-                self.take_in(cx, side, buffers, length)?;
+            let (inlet, stream) = self.inlet_and_stream(side);
+            let mut length = 0;
+            if !inlet.paused {
+                if inlet.ended {
+                    return Poll::Ready(Ok(()));
+                }
+                let mut read = ReadBuf::new(&mut buffers.read);
+                // A connection that breaks is at its end as well.
+                let broken = ready!(Pin::new(stream).poll_read(cx, &mut read)).is_err();
+                length = if broken { 0 } else { read.filled().len() };
+                inlet.bytes += length as u64;
+                inlet.ended = length == 0;
+                if inlet.ended || inlet.closed {
+                    continue;
+                }
+            }
+            self.take_in(cx, side, buffers, length)?;
+            if self.inlet(side).paused {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }
 
-    /// Judges what was read and sends on what remains of it.
+    /// Judges what waits and the `length` bytes that were read, and sends on what remains of it.
     fn take_in(
         &mut self,
         cx: &mut Context<'_>,
         side: Side,
         buffers: &mut Buffers,
         length: usize,
-    ) -> Result<(), Outcome> {
+    ) -> Result<(), SessionFailure> {
         let Buffers {
             read,
             message,
@@ -239,8 +240,10 @@ impl Filter {
         let (judged, result) = self.judge(side, input, message, write);
         // What passed before a failure still goes out.
         let (outlet, stream) = self.outlet_and_stream(side);
-        let sent = outlet.send(cx, stream, judged.bytes(input, write));
-        self.inlet(side).partial = if judged.used == input.len() {
+        outlet.send(cx, stream, judged.bytes(input, write));
+        let inlet = self.inlet(side);
+        inlet.paused = judged.paused;
+        inlet.partial = if judged.used == input.len() {
             // A message that was long once is no reason to hold its memory.
             Vec::new()
         } else if partial.is_empty() {
@@ -249,8 +252,9 @@ impl Filter {
             partial.drain(..judged.used);
             partial
         };
-        result.map_err(Outcome::Failed)?;
-        sent.map_err(Outcome::Broken)
+        write.shrink_to(KEPT_BUFFER_BYTES);
+        message.shrink_to(KEPT_BUFFER_BYTES);
+        result
     }
 
     /// Reads messages from `input` and judges them. `write` is overwritten.
@@ -262,12 +266,25 @@ impl Filter {
         write: &mut Vec<u8>,
     ) -> (Judged, Result<(), SessionFailure>) {
         write.clear();
-        let mut judged = Judged { run: 0..0, used: 0 };
+        let mut judged = Judged {
+            run: 0..0,
+            used: 0,
+            paused: false,
+        };
+        let mut messages = 0;
         let result = loop {
             match self.judge_next(side, input, &mut judged, message, write) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(failure) => break Err(failure),
+            }
+            messages += 1;
+            if messages == MESSAGES_AT_ONCE
+                || write.len() > HIGH_WATER_BYTES
+                || self.sent_back(side) > HIGH_WATER_BYTES
+            {
+                judged.paused = judged.used < input.len();
+                break Ok(());
             }
         };
         if !write.is_empty() {
@@ -374,19 +391,52 @@ impl Filter {
     /// that it goes before it; the rest behind what waits for the other side.
     fn take_sent(&mut self, mut current: Option<(Side, &mut Vec<u8>)>) {
         for Sent { to, kind, payload } in std::mem::take(&mut self.sent) {
+            // It was sent a Close frame, and nothing follows that (RFC 6455 §5.5.1).
+            if self.inlet(to.other()).closed {
+                continue;
+            }
             self.counts.sent += 1;
             self.ends.worker.metrics.messages[direction(to)][Fate::Send].increment();
-            let out = match &mut current {
-                Some((from, write)) if from.other() == to => &mut **write,
-                _ => &mut self.outlet(to.other()).pending,
-            };
-            frame(out, to, kind, &payload);
+            match &mut current {
+                Some((from, write)) if from.other() == to => frame(write, to, kind, &payload),
+                _ => {
+                    self.has_sent_back = true;
+                    self.outlet(to.other())
+                        .queue(|out| frame(out, to, kind, &payload));
+                }
+            }
         }
+    }
+
+    /// Returns the bytes that wait for the side whose messages are being judged, if plugins have
+    /// added to them. What only the other peer sends is that direction's own business.
+    fn sent_back(&mut self, side: Side) -> usize {
+        if !self.has_sent_back {
+            return 0;
+        }
+        let waiting = self.outlet(side.other()).waiting();
+        self.has_sent_back = self.to_client.waiting() + self.to_service.waiting() > 0;
+        waiting
+    }
+
+    /// Returns bytes read from the client and from the service, and bytes written to them.
+    fn moved(&self) -> [u64; 4] {
+        [
+            self.from_client.bytes,
+            self.from_service.bytes,
+            self.to_client.delivered(),
+            self.to_service.delivered(),
+        ]
+    }
+
+    /// Whether nothing waits for either side.
+    fn has_delivered(&self) -> bool {
+        self.to_client.waiting() + self.to_service.waiting() == 0
     }
 
     /// Returns how the session ended, if nothing more can come or go.
     fn settled(&self) -> Option<Outcome> {
-        if !self.to_client.is_empty() || !self.to_service.is_empty() {
+        if !self.has_delivered() || self.from_client.paused || self.from_service.paused {
             return None;
         }
         let (client, service) = (&self.from_client, &self.from_service);
@@ -413,7 +463,11 @@ impl Filter {
             close,
             ..
         } = self;
-        let farewell = (self.to_client.farewell(), self.to_service.farewell());
+        // A side that was sent a Close frame is sent no other.
+        let farewell = (
+            self.to_client.farewell(!from_service.closed),
+            self.to_service.farewell(!from_client.closed),
+        );
         if let Some(record) = &mut ends.ending.record {
             record.bytes_from_client = from_client.bytes;
             record.bytes_to_client = from_service.bytes;
@@ -434,11 +488,7 @@ impl Filter {
             Outcome::Finished => {
                 let (code, by) = close.unzip();
                 chain.close(code.unwrap_or(CloseCode::ABNORMAL), by);
-                closing::finish(&mut ends).await;
-            }
-            Outcome::Broken(error) => {
-                chain.close(CloseCode::ABNORMAL, None);
-                ends.ending.failed(&error);
+                closing::finish(&mut ends, farewell.0, farewell.1).await;
             }
             Outcome::Failed(failure) => {
                 chain.close(failure.close_code(), failure.side());
@@ -485,6 +535,8 @@ struct Judged {
     run: Range<usize>,
     /// Bytes of the input that need not be read again.
     used: usize,
+    /// There is more, and it can wait.
+    paused: bool,
 }
 
 impl Judged {
@@ -499,64 +551,6 @@ impl Judged {
             &input[self.run.clone()]
         } else {
             write
-        }
-    }
-}
-
-impl Outlet {
-    /// Writes at once what it can and keeps the rest. Nothing was waiting before.
-    fn send(&mut self, cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut written = 0;
-        // What plugins sent to this side meanwhile goes first.
-        if self.is_empty() {
-            self.unflushed = !matches!(stream, Stream::Plain(_));
-            if let Poll::Ready(result) = Pin::new(stream).poll_write(cx, bytes) {
-                written = result?;
-            }
-        }
-        self.pending.extend_from_slice(&bytes[written..]);
-        Ok(())
-    }
-
-    /// Writes what waits. Ready once nothing does.
-    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
-        while self.waiting() > 0 {
-            let rest = &self.pending[self.written..];
-            match ready!(Pin::new(&mut *stream).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.written += written,
-            }
-        }
-        if !self.pending.is_empty() {
-            *self = Self {
-                unflushed: true,
-                ..Self::default()
-            };
-        }
-        if self.unflushed {
-            ready!(Pin::new(stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn waiting(&self) -> usize {
-        self.pending.len() - self.written
-    }
-
-    fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
-    /// Returns what is left to write: the rest of a frame and whole ones, so a Close frame can follow.
-    fn farewell(mut self) -> Farewell {
-        self.pending.drain(..self.written);
-        Farewell {
-            rest: self.pending,
-            at_boundary: true,
         }
     }
 }

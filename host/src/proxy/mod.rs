@@ -12,6 +12,7 @@ mod filter;
 mod handshake;
 mod head;
 mod mask;
+mod outlet;
 mod relay;
 mod session;
 mod sweep;

@@ -5,7 +5,6 @@
 //! WebSocket the frames' boundaries are followed, so that the proxy can say goodbye between two.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::closing::{self, Farewell};
 use super::failure::SessionFailure;
 use super::filter;
+use super::outlet::Outlet;
 use super::relay::Ends;
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
@@ -23,80 +23,57 @@ use crate::protocol::frame::Boundaries;
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction, Fate};
 
+/// Reads of one direction before the worker's other tasks get a turn: 2 MiB at most.
+const READS_AT_ONCE: usize = 8;
+
+/// A tunnel: what goes which way, and when it ends.
+struct Tunnel {
+    ends: Ends,
+    to_service: Flow,
+    to_client: Flow,
+    /// The worker wants the tunnel to end: at the next boundary, if there are any.
+    draining: bool,
+}
+
 /// One direction of a tunnel.
-#[derive(Default)]
 struct Flow {
-    /// Read and not yet taken by the other side, from `written` on.
-    pending: Vec<u8>,
-    written: usize,
-    /// The writer may hold bytes back: TLS does.
-    unflushed: bool,
-    /// The reader is at its end.
+    outlet: Outlet,
+    /// The reader is at its end, or its connection broke.
     ended: bool,
-    /// The writer has been told so.
+    /// The writer has been told so, or takes nothing any more.
     finished: bool,
     bytes: u64,
     /// None: not WebSocket, or not understood.
-    frames: Option<Box<Boundaries>>,
+    frames: Option<Boundaries>,
 }
 
 /// How a tunnel ended.
 enum Outcome {
     /// Both directions came to their end.
     Finished,
-    /// A socket failed.
-    Broken(io::Error),
     Failed(SessionFailure),
 }
 
-/// Relays until both directions have ended, a socket fails, or nothing has moved for `idle_timeout`.
-/// An end in one direction is passed on and leaves the other open.
+/// Relays until both directions have ended or nothing has moved for `idle_timeout`. An end in one
+/// direction is passed on and leaves the other open.
 pub(crate) async fn run(
-    mut ends: Ends,
+    ends: Ends,
     (for_service, for_client): (Vec<u8>, Vec<u8>),
     is_websocket: bool,
     idle_timeout: Duration,
 ) {
-    let mut to_service = Flow::new(for_service, is_websocket);
-    let mut to_client = Flow::new(for_client, is_websocket);
     let watch = ends.worker.sweep.watch();
     watch.arm(idle_timeout);
-    let outcome = poll_fn(|cx| {
-        poll(
-            cx,
-            &mut ends,
-            &mut to_service,
-            &mut to_client,
-            &watch,
-            is_websocket,
-        )
-    })
-    .await;
+    let mut tunnel = Tunnel {
+        ends,
+        to_service: Flow::new(for_service, is_websocket),
+        to_client: Flow::new(for_client, is_websocket),
+        draining: false,
+    };
+    let outcome = poll_fn(|cx| tunnel.poll(cx, &watch)).await;
     drop(watch);
-
-    if let Some(record) = &mut ends.ending.record {
-        record.bytes_from_client = to_service.bytes;
-        record.bytes_to_client = to_client.bytes;
-        record.messages_from_client = to_service.messages();
-        record.messages_from_service = to_client.messages();
-        record.closed_by = match (to_service.ended, to_client.ended) {
-            (true, false) => Some(ClosedBy::Client),
-            (false, true) => Some(ClosedBy::Service),
-            _ => None,
-        };
-    }
-    let messages = &ends.worker.metrics.messages;
-    messages[Direction::ToService][Fate::Unseen].add(to_service.messages());
-    messages[Direction::ToClient][Fate::Unseen].add(to_client.messages());
-    match outcome {
-        Outcome::Finished => {}
-        Outcome::Broken(error) => ends.ending.failed(&error),
-        Outcome::Failed(failure) => {
-            ends.failed(&failure);
-            let (client, service) = (to_client.farewell(), to_service.farewell());
-            closing::say_goodbye(&mut ends, &failure, client, service).await;
-        }
-    }
+    // Boxed, so that a tunnel is not larger all its life for how it ends.
+    Box::pin(tunnel.end(outcome)).await;
 }
 
 /// Ends a session that a plugin ended before it began, after what plugins sent.
@@ -116,142 +93,163 @@ pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFail
     .await;
 }
 
-fn poll(
-    cx: &mut Context<'_>,
-    ends: &mut Ends,
-    to_service: &mut Flow,
-    to_client: &mut Flow,
-    watch: &Watch,
-    is_websocket: bool,
-) -> Poll<Outcome> {
-    while let Poll::Ready(signal) = watch.poll_signal(cx) {
-        match signal {
-            Signal::Expired => return Poll::Ready(Outcome::Failed(SessionFailure::Idle)),
-            Signal::Drain if is_websocket => {
-                return Poll::Ready(Outcome::Failed(SessionFailure::Draining));
+impl Tunnel {
+    fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
+        while let Poll::Ready(signal) = watch.poll_signal(cx) {
+            match signal {
+                Signal::Expired => return Poll::Ready(Outcome::Failed(SessionFailure::Idle)),
+                Signal::Drain => self.draining = true,
             }
-            // Of what is not understood nobody knows a good moment to end it.
-            Signal::Drain => {}
+        }
+        let before = self.moved();
+        let Ends {
+            worker,
+            client,
+            service,
+            ..
+        } = &mut self.ends;
+        let draining = self.draining;
+        let (one, other) = {
+            let buffers = &mut *worker.buffers.borrow_mut();
+            (
+                self.to_service.poll(cx, client, service, buffers, draining),
+                self.to_client.poll(cx, service, client, buffers, draining),
+            )
+        };
+        let after = self.moved();
+        if before != after {
+            let bytes = &self.ends.worker.metrics.bytes;
+            bytes[Direction::ToService].add(after[0] - before[0]);
+            bytes[Direction::ToClient].add(after[1] - before[1]);
+            watch.touch();
+        }
+        if self.draining && self.to_service.is_at_boundary() && self.to_client.is_at_boundary() {
+            return Poll::Ready(Outcome::Failed(SessionFailure::Draining));
+        }
+        match (one, other) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Outcome::Finished),
+            _ => Poll::Pending,
         }
     }
-    let Ends {
-        worker,
-        client,
-        service,
-        ..
-    } = ends;
-    let moved = (to_service.bytes, to_client.bytes);
-    let buffers = &mut *worker.buffers.borrow_mut();
-    let one = to_service.poll(cx, client, service, buffers);
-    let other = to_client.poll(cx, service, client, buffers);
-    if moved != (to_service.bytes, to_client.bytes) {
-        worker.metrics.bytes[Direction::ToService].add(to_service.bytes - moved.0);
-        worker.metrics.bytes[Direction::ToClient].add(to_client.bytes - moved.1);
-        watch.touch();
+
+    /// Returns bytes read from the client and from the service, and bytes written to them.
+    fn moved(&self) -> [u64; 4] {
+        let Self {
+            to_service,
+            to_client,
+            ..
+        } = self;
+        let written = (to_service.outlet.delivered(), to_client.outlet.delivered());
+        [to_service.bytes, to_client.bytes, written.0, written.1]
     }
-    match (one, other) {
-        (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-            Poll::Ready(Outcome::Broken(error))
+
+    async fn end(self, outcome: Outcome) {
+        let Self {
+            mut ends,
+            to_service,
+            to_client,
+            ..
+        } = self;
+        if let Some(record) = &mut ends.ending.record {
+            record.bytes_from_client = to_service.bytes;
+            record.bytes_to_client = to_client.bytes;
+            record.messages_from_client = to_service.messages();
+            record.messages_from_service = to_client.messages();
+            record.closed_by = match (to_service.ended, to_client.ended) {
+                (true, false) => Some(ClosedBy::Client),
+                (false, true) => Some(ClosedBy::Service),
+                _ => None,
+            };
         }
-        (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Finished),
-        _ => Poll::Pending,
+        let messages = &ends.worker.metrics.messages;
+        messages[Direction::ToService][Fate::Unseen].add(to_service.messages());
+        messages[Direction::ToClient][Fate::Unseen].add(to_client.messages());
+        let (client, service) = (to_client.farewell(), to_service.farewell());
+        match outcome {
+            Outcome::Finished => closing::finish(&mut ends, client, service).await,
+            Outcome::Failed(failure) => {
+                ends.failed(&failure);
+                closing::say_goodbye(&mut ends, &failure, client, service).await;
+            }
+        }
     }
 }
 
 impl Flow {
     fn new(early: Vec<u8>, is_websocket: bool) -> Self {
-        let mut flow = Self {
+        let mut frames = is_websocket.then(Boundaries::new);
+        follow(&mut frames, &early);
+        Self {
             bytes: early.len() as u64,
-            frames: is_websocket.then(|| Box::new(Boundaries::new())),
-            ..Self::default()
-        };
-        flow.follow(&early);
-        flow.pending = early;
-        flow
+            outlet: Outlet::new(early),
+            ended: false,
+            finished: false,
+            frames,
+        }
     }
 
-    /// Moves what there is to move. Ready once the end has been passed on.
+    /// Moves what there is to move. Ready once the end has been passed on. While `draining`, nothing
+    /// more is read from where a frame ends.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
         buffers: &mut Buffers,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_pending(cx, to))?;
-            if self.finished {
-                return Poll::Ready(Ok(()));
+        draining: bool,
+    ) -> Poll<()> {
+        for _ in 0..READS_AT_ONCE {
+            ready!(self.outlet.poll(cx, to));
+            if self.finished || self.outlet.is_dead() {
+                self.finished = true;
+                return Poll::Ready(());
             }
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                // A peer that cannot be told is gone.
+                if let Err(error) = ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                    tracing::debug!(%error, "a peer was gone before the end of a tunnel");
+                }
                 self.finished = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(());
+            }
+            if draining && self.is_at_boundary() {
+                return Poll::Pending;
             }
             let mut read = ReadBuf::new(&mut buffers.read);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut read))?;
+            let broken = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).is_err();
             let bytes = read.filled();
-            if bytes.is_empty() {
+            if broken || bytes.is_empty() {
                 self.ended = true;
                 continue;
             }
             self.bytes += bytes.len() as u64;
-            self.follow(bytes);
-            let written = match Pin::new(&mut *to).poll_write(cx, bytes) {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            };
-            self.unflushed = !matches!(to, Stream::Plain(_));
-            if written < bytes.len() {
-                self.pending = bytes[written..].to_vec();
-            }
+            follow(&mut self.frames, bytes);
+            self.outlet.send(cx, to, bytes);
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Writes what was kept back. Ready once nothing is.
-    fn poll_pending(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
-        while self.written < self.pending.len() {
-            let rest = &self.pending[self.written..];
-            match ready!(Pin::new(&mut *to).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.written += written,
-            }
-        }
-        if !self.pending.is_empty() {
-            self.pending = Vec::new();
-            self.written = 0;
-            self.unflushed = true;
-        }
-        if self.unflushed {
-            ready!(Pin::new(to).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+    /// Whether a Close frame could follow what has been written.
+    fn is_at_boundary(&self) -> bool {
+        self.outlet.waiting() == 0 && self.frames.as_ref().is_some_and(Boundaries::at_boundary)
     }
 
-    /// Keeps track of where frames end.
-    fn follow(&mut self, bytes: &[u8]) {
-        if let Some(frames) = &mut self.frames
-            && frames.advance(bytes).is_err()
-        {
-            self.frames = None;
-        }
-    }
-
-    /// Returns what is left to write, and whether a Close frame may follow it.
-    fn farewell(mut self) -> Farewell {
-        self.pending.drain(..self.written);
-        let at_boundary = self
-            .frames
-            .as_ref()
-            .is_some_and(|frames| frames.at_boundary());
-        Farewell {
-            rest: self.pending,
-            at_boundary,
-        }
+    fn farewell(self) -> Farewell {
+        let at_boundary = self.frames.as_ref().is_some_and(Boundaries::at_boundary);
+        self.outlet.farewell(at_boundary && !self.finished)
     }
 
     fn messages(&self) -> u64 {
-        self.frames.as_ref().map_or(0, |frames| frames.messages())
+        self.frames.as_ref().map_or(0, Boundaries::messages)
+    }
+}
+
+/// Keeps track of where frames end.
+fn follow(frames: &mut Option<Boundaries>, bytes: &[u8]) {
+    if let Some(boundaries) = frames
+        && boundaries.advance(bytes).is_err()
+    {
+        *frames = None;
     }
 }

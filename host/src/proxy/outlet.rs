@@ -1,0 +1,123 @@
+//! What goes to one peer: written at once as far as the peer takes it, and kept for the rest.
+//!
+//! Whoever fills an outlet stops reading while something waits in it; that is what bounds it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+use tracing::debug;
+
+use super::closing::Farewell;
+use crate::stream::Stream;
+
+/// Bytes on their way to a peer.
+#[derive(Default)]
+pub(crate) struct Outlet {
+    /// Not taken yet, from `written` on.
+    pending: Vec<u8>,
+    written: usize,
+    /// The stream may hold bytes back: TLS does.
+    unflushed: bool,
+    /// The peer takes nothing any more, so what is for it is dropped. What it still has to say is
+    /// read all the same.
+    dead: bool,
+    /// Bytes that the stream has taken, ever.
+    delivered: u64,
+}
+
+impl Outlet {
+    /// An outlet in which `pending` waits.
+    pub(crate) fn new(pending: Vec<u8>) -> Self {
+        Self {
+            pending,
+            ..Self::default()
+        }
+    }
+
+    /// Writes what it can at once and keeps the rest.
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) {
+        if bytes.is_empty() || self.dead {
+            return;
+        }
+        let mut written = 0;
+        if self.pending.is_empty() {
+            self.unflushed = !matches!(stream, Stream::Plain(_));
+            match Pin::new(stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(taken)) => written = taken,
+                Poll::Ready(Err(error)) => return self.die(&error),
+                Poll::Pending => {}
+            }
+            self.delivered += written as u64;
+        }
+        self.pending.extend_from_slice(&bytes[written..]);
+    }
+
+    /// Lets `frame` append what is to go out behind what waits.
+    pub(crate) fn queue(&mut self, frame: impl FnOnce(&mut Vec<u8>)) {
+        if !self.dead {
+            frame(&mut self.pending);
+        }
+    }
+
+    /// Writes what waits. Ready once nothing does.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+        while self.waiting() > 0 {
+            let rest = &self.pending[self.written..];
+            match ready!(Pin::new(&mut *stream).poll_write(cx, rest)) {
+                Ok(0) => self.die(&std::io::ErrorKind::WriteZero.into()),
+                Ok(taken) => {
+                    self.written += taken;
+                    self.delivered += taken as u64;
+                }
+                Err(error) => self.die(&error),
+            }
+        }
+        if !self.pending.is_empty() {
+            // What was long once is no reason to hold its memory.
+            self.pending = Vec::new();
+            self.written = 0;
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            if let Err(error) = ready!(Pin::new(stream).poll_flush(cx)) {
+                self.die(&error);
+            }
+            self.unflushed = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Returns the bytes that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pending.len() - self.written
+    }
+
+    /// Returns the bytes that the stream has taken, ever.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Whether the peer takes nothing any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Returns what is left to write. `at_boundary`: a Close frame may follow it.
+    pub(crate) fn farewell(mut self, at_boundary: bool) -> Farewell {
+        self.pending.drain(..self.written);
+        Farewell {
+            rest: self.pending,
+            at_boundary: at_boundary && !self.dead,
+        }
+    }
+
+    fn die(&mut self, error: &std::io::Error) {
+        debug!(%error, "a peer takes nothing any more");
+        *self = Self {
+            dead: true,
+            delivered: self.delivered,
+            ..Self::default()
+        };
+    }
+}
