@@ -77,24 +77,36 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A stream whose writes may not stall for longer than a limit, and whose reads are noticed.
-pub(crate) struct Guarded<F> {
+/// Who is told what happens on a [`Guarded`] stream.
+pub(crate) trait Observer {
+    /// So many bytes were read; 0 at the end.
+    fn read(&self, _bytes: usize) {}
+
+    /// A write went through, or the peer takes nothing for now.
+    fn wrote(&self, _stalled: bool) {}
+}
+
+/// Nobody.
+impl Observer for () {}
+
+/// A stream whose writes may not stall for longer than a limit.
+pub(crate) struct Guarded<O> {
     stream: Stream,
     send_timeout: Duration,
     /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
-    on_read: F,
+    observer: O,
 }
 
-impl<F: FnMut(usize) + Unpin> Guarded<F> {
+impl<O: Observer> Guarded<O> {
     /// Fails writes with [`io::ErrorKind::TimedOut`] when the peer has taken nothing for
-    /// `send_timeout`. `on_read` is told the bytes of each read, 0 at the end.
-    pub(crate) fn new(stream: Stream, send_timeout: Duration, on_read: F) -> Self {
+    /// `send_timeout`.
+    pub(crate) fn new(stream: Stream, send_timeout: Duration, observer: O) -> Self {
         Self {
             stream,
             send_timeout,
             stalled: None,
-            on_read,
+            observer,
         }
     }
 
@@ -108,6 +120,7 @@ impl<F: FnMut(usize) + Unpin> Guarded<F> {
         cx: &mut Context<'_>,
         write: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        self.observer.wrote(write.is_pending());
         if write.is_ready() {
             self.stalled = None;
             return write;
@@ -123,7 +136,7 @@ impl<F: FnMut(usize) + Unpin> Guarded<F> {
     }
 }
 
-impl<F: FnMut(usize) + Unpin> AsyncRead for Guarded<F> {
+impl<O: Observer + Unpin> AsyncRead for Guarded<O> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,13 +145,13 @@ impl<F: FnMut(usize) + Unpin> AsyncRead for Guarded<F> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = read {
-            (self.on_read)(buffer.filled().len() - before);
+            self.observer.read(buffer.filled().len() - before);
         }
         read
     }
 }
 
-impl<F: FnMut(usize) + Unpin> AsyncWrite for Guarded<F> {
+impl<O: Observer + Unpin> AsyncWrite for Guarded<O> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -167,6 +180,7 @@ impl<F: FnMut(usize) + Unpin> AsyncWrite for Guarded<F> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shutdown = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(cx, shutdown)
     }
 }

@@ -3,8 +3,8 @@
 //! Each request becomes a session in `proxy/session.rs`. After a 101 the socket is taken back from
 //! hyper and handed to the session that asked for it.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -40,31 +40,28 @@ pub(crate) async fn serve(
     permit: ConnectionPermit,
 ) {
     let generation = worker.generation();
+    let max_head = generation.limits.max_header_bytes + LONGEST_TARGET_BYTES;
     let mut builder = http1::Builder::new();
     builder
-        // Room for a target that is too long, so that it is told from a head that is.
-        .max_header_size(generation.limits.max_header_bytes + generation.limits.max_uri_bytes)
+        // Room for a target that is too long, so that it is told from a head that is. The limit itself
+        // is the session's to keep.
+        .max_header_size(max_head)
+        .max_buf_size(max_head.max(DEFAULT_BUFFER_BYTES))
         .header_read_timeout(None);
     if generation.limits.max_headers != DEFAULT_MAX_HEADERS {
         builder.max_headers(generation.limits.max_headers);
     }
     let service = {
         let (client, worker) = (client.clone(), worker.clone());
-        service_fn(move |request| {
-            let session = run(request, client.clone(), worker.clone());
-            async move { Ok::<_, Infallible>(session.await) }
-        })
+        service_fn(move |request| run(request, client.clone(), worker.clone()))
     };
-    let on_read = {
-        let client = client.clone();
-        move |bytes| client.read(bytes)
-    };
-    let stream = Guarded::new(stream, generation.timeouts.send, on_read);
+    let stream = Guarded::new(stream, generation.timeouts.send, client.clone());
     drop(generation);
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let result = poll_fn(|cx| {
         while let Poll::Ready(signal) = client.watch.poll_signal(cx) {
             match (signal, client.phase()) {
+                (Signal::Expired, _) if !client.is_late() => {}
                 (Signal::Expired, Phase::Head) => return Poll::Ready(Err(Stop::HeadTimeout)),
                 (Signal::Expired, _) => return Poll::Ready(Err(Stop::Idle)),
                 // hyper ends the connection after the response that is under way.
@@ -77,6 +74,7 @@ pub(crate) async fn serve(
 
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
+    let mut last: &[u8] = b"";
     match result {
         Ok(Ok(())) => {
             let handover = client.handover.borrow_mut().take();
@@ -93,8 +91,6 @@ pub(crate) async fn serve(
             }
         }
         Err(Stop::HeadTimeout) => {
-            let answer = b"HTTP/1.1 408 Request Timeout\r\n\
-                connection: close\r\ncontent-length: 0\r\n\r\n";
             // A client that sent nothing asked nothing.
             if !parts.read_buf.is_empty() {
                 refused(
@@ -103,15 +99,31 @@ pub(crate) async fn serve(
                     StatusCode::REQUEST_TIMEOUT,
                     &HeadTimeout,
                 );
-                if let Err(error) = stream.write_all(answer).await {
-                    debug!(remote = %client.remote, %error, "client was gone before its 408");
-                }
+                last = b"HTTP/1.1 408 Request Timeout\r\n\
+                    connection: close\r\ncontent-length: 0\r\n\r\n";
             }
         }
         Err(Stop::Idle) => {}
     }
     if !client.has_ended() {
-        end(&mut stream, &worker).await;
+        end(&mut stream, last, &worker).await;
+    }
+}
+
+/// Says what is left to say, ends our side, and waits for the client to end its own: what it still
+/// sends must not make the kernel reset the connection before the last response has been read
+/// (RFC 9112 §9.6).
+async fn end(stream: &mut Stream, last: &[u8], worker: &Worker) {
+    let ended = async {
+        stream.write_all(last).await?;
+        stream.shutdown().await?;
+        linger(stream, worker).await;
+        Ok::<_, io::Error>(())
+    };
+    match timeout(LINGER, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "client was gone before the end"),
+        Err(_) => debug!("client did not end its side"),
     }
 }
 
@@ -131,13 +143,11 @@ fn answered(error: &hyper::Error) -> Option<StatusCode> {
     }
 }
 
+/// hyper answers 414 beyond this.
+const LONGEST_TARGET_BYTES: usize = 65_534;
+
+/// hyper's own bound on what it reads ahead and holds back, per connection.
+const DEFAULT_BUFFER_BYTES: usize = 417_792;
+
 /// hyper's own limit, which costs nothing; another one costs an allocation per request.
 const DEFAULT_MAX_HEADERS: usize = 100;
-
-/// Ends our side, then waits for the client to end its own: what it still sends must not make the
-/// kernel reset the connection before the last response has been read (RFC 9112 §9.6).
-async fn end(stream: &mut Stream, worker: &Worker) {
-    if stream.shutdown().await.is_ok() && timeout(LINGER, linger(stream, worker)).await.is_err() {
-        debug!("client did not end its side");
-    }
-}

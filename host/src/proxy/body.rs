@@ -117,7 +117,10 @@ impl ServiceBody {
             return Poll::Ready(Some(Err(BodyError::Timeout(timeout))));
         };
         self.stalled = None;
-        self.ended = frame.is_none();
+        // hyper asks no more after trailers.
+        self.ended = frame
+            .as_ref()
+            .is_none_or(|frame| frame.as_ref().is_ok_and(|frame| frame.is_trailers()));
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Service)))
     }
 }
@@ -183,7 +186,7 @@ impl Drop for ResponseBody {
             ending.worker().pools.put(upstream, &endpoint.state, sender);
         }
         if let Some(mut ending) = self.ending.take() {
-            ending.sent(self.bytes);
+            ending.delivered(self.bytes);
         }
     }
 }

@@ -4,13 +4,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::sweep::Watch;
 use super::worker::{ConnectionPermit, Worker};
-use crate::stream::Stream;
+use crate::stream::{Observer, Stream};
 
 /// One connection of a client.
 pub(crate) struct Client {
@@ -25,6 +26,10 @@ pub(crate) struct Client {
     pub(crate) watch: Watch,
     phase: Cell<Phase>,
     ended: Cell<bool>,
+    /// A write waits for the client to read.
+    stalled: Cell<bool>,
+    /// The response that is under way is the last one.
+    last: Cell<bool>,
     header_read: Duration,
     keep_alive: Duration,
 }
@@ -64,6 +69,8 @@ impl Client {
             watch,
             phase: Cell::new(Phase::Head),
             ended: Cell::new(false),
+            stalled: Cell::new(false),
+            last: Cell::new(false),
             header_read: generation.timeouts.header_read,
             keep_alive: generation.timeouts.keep_alive,
         }
@@ -79,8 +86,37 @@ impl Client {
         self.ended.get()
     }
 
-    /// Notes a read; 0 bytes are the end.
-    pub(crate) fn read(&self, bytes: usize) {
+    /// Notes that a request head is complete.
+    pub(crate) fn begin(&self) {
+        self.phase.set(Phase::Session);
+        self.watch.disarm();
+    }
+
+    /// Notes that the connection ends with this response, because not all of its request is read.
+    pub(crate) fn ends(&self) {
+        self.last.set(true);
+    }
+
+    /// Notes that an exchange is over, but for what still waits to be written.
+    pub(crate) fn rest(&self) {
+        if !self.last.get() {
+            self.phase.set(Phase::Idle);
+            self.watch.arm(self.keep_alive);
+        }
+    }
+
+    /// Whether the connection has had its time. While the client does not read what was written, it is
+    /// not the one that is waited for, and the send timeout rules.
+    pub(crate) fn is_late(&self) -> bool {
+        if self.stalled.get() {
+            self.watch.arm(self.keep_alive);
+        }
+        !self.stalled.get()
+    }
+}
+
+impl Observer for Rc<Client> {
+    fn read(&self, bytes: usize) {
         if bytes == 0 {
             self.ended.set(true);
         } else if self.phase.get() == Phase::Idle {
@@ -89,15 +125,10 @@ impl Client {
         }
     }
 
-    /// Notes that a request head is complete.
-    pub(crate) fn begin(&self) {
-        self.phase.set(Phase::Session);
-        self.watch.disarm();
-    }
-
-    /// Notes that an exchange is over.
-    pub(crate) fn rest(&self) {
-        self.phase.set(Phase::Idle);
-        self.watch.arm(self.keep_alive);
+    fn wrote(&self, stalled: bool) {
+        self.stalled.set(stalled);
+        if self.phase.get() == Phase::Idle {
+            self.watch.touch();
+        }
     }
 }

@@ -2,36 +2,35 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::failure::Failure;
 use super::head;
 use super::session::{Ending, Session};
+use crate::config::RouteTimeouts;
 use crate::upstream::{BodyProgress, Endpoint, Error, RequestBody, Sender, Upstream, http1};
 
 /// Sends the request to an endpoint and returns its response, once its head is complete. The body
 /// follows as the client reads it.
 ///
-/// Another endpoint is tried as long as nothing was sent: when one cannot be reached. A request that
-/// went out on a connection which the service closed at the same moment is sent once more, if it has
-/// no body and may be repeated (RFC 9110 §9.2.2).
+/// A request that went out on a kept connection which the service closed without an answer is sent
+/// once more, on a new one, if it has no body and may be repeated (RFC 9110 §9.2.2).
 pub(crate) async fn run(
     session: &mut Session,
+    upstream: &Upstream,
     head: &mut Parts,
     body: Incoming,
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
-    let Some(upstream) = &route.upstream else {
-        return Err(Failure::BadResponse("the route has no upstream"));
-    };
     let progress = ending.receives();
     let body_read = route.generation().timeouts.body_read;
     let mut body = RequestBody::new(body, route.settings.max_body_bytes, body_read, &progress);
@@ -41,37 +40,15 @@ pub(crate) async fn run(
         &session.variables(),
         None,
     )?;
-
-    let mut tried = Vec::new();
-    let mut last_error = None;
-    let (response, sender, endpoint) = loop {
-        let chosen = match session.choose(upstream, head, &tried, ending) {
-            Ok(chosen) => chosen,
-            // The last attempt tells more than that there is none left.
-            Err(Failure::Upstream(none)) => return Err(last_error.unwrap_or(none).into()),
-            Err(failure) => return Err(failure),
-        };
-        let endpoint = &upstream.endpoints[chosen.index];
-        session.remember(head, Some(endpoint.address));
-        match attempt(session, upstream, endpoint, head, &mut body, &progress).await {
-            Ok((response, sender)) => {
-                endpoint.state.health.success();
-                break (response, sender, chosen.index);
-            }
-            Err(Attempt::Failed(error)) => {
-                if let Some(problem) = progress.problem() {
-                    return Err(problem.into());
-                }
-                session.attempt_failed(upstream, &chosen, &error);
-                return Err(error.into());
-            }
-            Err(Attempt::NothingSent(error)) => {
-                session.attempt_failed(upstream, &chosen, &error);
-                tried.push(chosen.index);
-                last_error = Some(error);
-            }
-        }
+    if !body.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
+        // hyper frames a body of unknown length by itself, but not that of a GET.
+        head.headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
+        attempt(session, upstream, endpoint, head, &mut body, &progress).await
     };
+    let ((response, sender), endpoint) = reach(session, upstream, head, ending, attempt).await?;
 
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -79,16 +56,9 @@ pub(crate) async fn run(
             "101 to a request that asked for no upgrade",
         ));
     }
-    head::for_client(&mut head);
+    head::for_client(&mut head, &incoming)?;
     let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
     session.judge(Response::from_parts(head, body))
-}
-
-/// How an attempt at one endpoint ended, other than with a response.
-enum Attempt {
-    /// The endpoint saw no byte of the request; another may be tried.
-    NothingSent(Error),
-    Failed(Error),
 }
 
 /// Tries one endpoint, over an idle connection if there is one.
@@ -101,13 +71,13 @@ async fn attempt(
     progress: &Rc<BodyProgress>,
 ) -> Result<(Response<Incoming>, Sender), Attempt> {
     let metrics = &session.worker.metrics;
-    let read_timeout = session.route.settings.timeouts.read;
+    let timeouts = &session.route.settings.timeouts;
+    let repeatable = body.is_empty() && head.method.is_idempotent();
     while let Some(mut sender) = session.worker.pools.take(&endpoint.state) {
         metrics.upstream_connections_reused.increment();
-        let repeatable = body.is_empty() && head.method.is_idempotent();
         let kept = repeatable.then(|| head.headers.clone());
         let request = request(head, body);
-        match send(&mut sender, request, read_timeout, endpoint, progress).await {
+        match send(&mut sender, request, timeouts, endpoint, progress).await {
             Ok(response) => return Ok((response, sender)),
             Err(Unanswered {
                 unsent: Some(request),
@@ -117,12 +87,15 @@ async fn attempt(
                 (head.headers, *body) = take_back(*request);
             }
             Err(Unanswered { error, closed, .. }) => match kept {
-                Some(headers) if closed => head.headers = headers,
+                Some(headers) if closed => {
+                    // Once: if it is the request that makes the service close, all others would too.
+                    head.headers = headers;
+                    break;
+                }
                 _ => return Err(Attempt::Failed(error)),
             },
         }
     }
-    let timeouts = &session.route.settings.timeouts;
     let stream = upstream
         .connect(endpoint, timeouts.connect)
         .await
@@ -146,7 +119,7 @@ async fn attempt(
     match send(
         &mut sender,
         request(head, body),
-        read_timeout,
+        timeouts,
         endpoint,
         progress,
     )
@@ -170,16 +143,16 @@ struct Unanswered {
     error: Error,
     /// The request, if no byte of it went out.
     unsent: Option<Box<Request<RequestBody>>>,
-    /// The connection was closed, in order, before any byte of a response.
+    /// The connection was closed or reset before the head of a response was complete.
     closed: bool,
 }
 
-/// Sends a request and waits for the head of its response, for `read_timeout` from when the client's
-/// part is over.
+/// Sends a request and waits for the head of its response, for as long as the service may take to
+/// answer from when the client's part is over.
 async fn send(
     sender: &mut Sender,
     request: Request<RequestBody>,
-    read_timeout: Duration,
+    timeouts: &RouteTimeouts,
     endpoint: &Endpoint,
     progress: &BodyProgress,
 ) -> Result<Response<Incoming>, Unanswered> {
@@ -188,7 +161,7 @@ async fn send(
     tokio::pin!(response);
     let result = loop {
         let sending = !progress.is_done();
-        match timeout(read_timeout, response.as_mut()).await {
+        match timeout(timeouts.read, response.as_mut()).await {
             Ok(result) => break result,
             // While the body is on its way, its own timeouts watch both ends of it.
             Err(_) if sending => {}
@@ -196,7 +169,7 @@ async fn send(
                 let error = Error::Timeout {
                     address,
                     action: "answer",
-                    timeout: read_timeout,
+                    timeout: timeouts.read,
                 };
                 return Err(Unanswered {
                     error,
@@ -210,21 +183,29 @@ async fn send(
         let unsent = failed.take_message().map(Box::new);
         let source = failed.into_error();
         let closed = is_closed(&source);
-        let error = if is_timeout(&source) {
-            Error::Timeout {
-                address,
-                action: "take the request",
-                timeout: read_timeout,
-            }
-        } else {
-            Error::Exchange { address, source }
-        };
         Unanswered {
-            error,
+            error: broken(address, source, timeouts),
             unsent,
             closed,
         }
     })
+}
+
+/// Says why a connection to a service failed: a write that stalled for too long, or something else.
+pub(crate) fn broken(
+    address: std::net::SocketAddr,
+    source: hyper::Error,
+    timeouts: &RouteTimeouts,
+) -> Error {
+    if io_kind(&source) == Some(io::ErrorKind::TimedOut) {
+        Error::Timeout {
+            address,
+            action: "take the request",
+            timeout: timeouts.send,
+        }
+    } else {
+        Error::Exchange { address, source }
+    }
 }
 
 /// Moves head and body into a request. Method and target stay, for the log.
@@ -242,12 +223,7 @@ fn take_back(request: Request<RequestBody>) -> (HeaderMap, RequestBody) {
     (head.headers, body)
 }
 
-/// Whether a write stalled for longer than the route allows.
-fn is_timeout(error: &hyper::Error) -> bool {
-    io_kind(error) == Some(io::ErrorKind::TimedOut)
-}
-
-/// Whether the service ended the connection before any byte of a response.
+/// Whether the service ended the connection before the head of a response was complete.
 fn is_closed(error: &hyper::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     error.is_incomplete_message()

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     TargetTooLong { limit: usize },
     #[error("request head is longer than {limit} bytes")]
     HeadTooLarge { limit: usize },
+    #[error("transfer coding other than chunked")]
+    TransferCoding,
     #[error("no route for host `{host}` and path `{path}`")]
     NoRoute { host: String, path: String },
     #[error("opening handshake cannot be understood: {0}")]
@@ -42,6 +44,7 @@ impl Failure {
             Self::BadRequest(_) | Self::BadHandshake(_) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::RequestBody(problem) => match problem {
@@ -63,7 +66,7 @@ impl Failure {
 
     /// Whether the failure is worth a line in the log: what clients do wrong is not.
     pub(crate) fn is_ours(&self) -> bool {
-        self.status().is_server_error()
+        self.status().is_server_error() && !matches!(self, Self::TransferCoding)
     }
 }
 

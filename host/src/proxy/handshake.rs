@@ -15,13 +15,16 @@ use hyper::client::conn::http1::Parts as ConnectionParts;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::client::Handover;
+use super::exchange::broken;
 use super::failure::Failure;
 use super::head;
 use super::relay::{self, Relay};
 use super::session::{Ending, Session};
 use crate::plugin::Handshake;
+use crate::protocol::headers::remove_hop_by_hop;
 use crate::protocol::upgrade::{accept_for, is_websocket, list_items, requested, valid_key};
 use crate::stream::Stream;
 use crate::telemetry::Kind;
@@ -36,17 +39,18 @@ pub(crate) struct Offer {
 }
 
 /// Returns the upgrade a request asks for, if the route allows it. Another one is not an error: the
-/// request goes on without it, as RFC 9110 §7.8 has it.
-pub(crate) fn offer(head: &Parts, allowed: &[String]) -> Option<Offer> {
-    if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) {
+/// request goes on without it, as RFC 9110 §7.8 has it. So does one that has a body, for which a 101
+/// would have to wait.
+pub(crate) fn offer(head: &Parts, has_body: bool, allowed: &[String]) -> Option<Offer> {
+    if !head.headers.contains_key(UPGRADE) || head.version != Version::HTTP_11 || has_body {
         return None;
     }
     let token = requested(&head.headers)?;
     let name = token.split('/').next().unwrap_or(token);
-    if !allowed
-        .iter()
-        .any(|allowed| allowed.eq_ignore_ascii_case(name))
-    {
+    let names = |allowed: &String| {
+        allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(token)
+    };
+    if !allowed.iter().any(names) {
         return None;
     }
     let is_websocket = is_websocket(token);
@@ -64,15 +68,12 @@ pub(crate) fn offer(head: &Parts, allowed: &[String]) -> Option<Offer> {
 /// other answer is an ordinary response.
 pub(crate) async fn run(
     session: &mut Session,
+    upstream: &Upstream,
     offer: Offer,
     head: &mut Parts,
-    body: Incoming,
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
-    let Some(upstream) = &route.upstream else {
-        return Err(Failure::BadResponse("the route has no upstream"));
-    };
     if offer.is_websocket {
         check_request(&head.headers)?;
         if route.chain.sees_messages() {
@@ -80,17 +81,17 @@ pub(crate) async fn run(
             head.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
         }
     }
-    let progress = ending.receives();
-    let body_read = route.generation().timeouts.body_read;
-    let body = RequestBody::new(body, route.settings.max_body_bytes, body_read, &progress);
     let set_headers = &route.settings.set_headers;
     head::for_service(head, set_headers, &session.variables(), Some(&offer.token))?;
 
-    let (answer, endpoint) = reach(session, upstream, head, body, ending).await?;
+    let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
+        attempt(session, upstream, endpoint, head).await
+    };
+    let (answer, endpoint) = reach(session, upstream, head, ending, attempt).await?;
     let (mut response, switched) = match answer {
         Answer::Ordinary(response, sender) => {
             let (mut head, incoming) = response.into_parts();
-            head::for_client(&mut head);
+            head::for_client(&mut head, &incoming)?;
             let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
             return session.judge(Response::from_parts(head, body));
         }
@@ -107,7 +108,8 @@ pub(crate) async fn run(
         .get(UPGRADE)
         .cloned()
         .unwrap_or(offer.token);
-    head::for_client(&mut response);
+    remove_hop_by_hop(&mut response.headers);
+    response.extensions.clear();
     response.headers.insert(UPGRADE, token);
     response
         .headers
@@ -155,72 +157,44 @@ enum Answer {
     Switched(http::response::Parts, ConnectionParts<Sending>),
 }
 
-/// Tries endpoints until one takes the request, each over a connection of its own.
-async fn reach(
-    session: &mut Session,
+/// Asks one endpoint, over a connection of its own.
+async fn attempt(
+    session: &Session,
     upstream: &Upstream,
-    head: &mut Parts,
-    mut body: RequestBody,
-    ending: &mut Ending,
-) -> Result<(Answer, usize), Failure> {
+    endpoint: &Endpoint,
+    head: &Parts,
+) -> Result<Answer, Attempt> {
     let connect_timeout = session.route.settings.timeouts.connect;
-    let mut tried = Vec::new();
-    let mut last_error = None;
-    loop {
-        let chosen = match session.choose(upstream, head, &tried, ending) {
-            Ok(chosen) => chosen,
-            // The last attempt tells more than that there is none left.
-            Err(Failure::Upstream(none)) => return Err(last_error.unwrap_or(none).into()),
-            Err(failure) => return Err(failure),
-        };
-        let endpoint = &upstream.endpoints[chosen.index];
-        match upstream.connect(endpoint, connect_timeout).await {
-            Ok(stream) => {
-                session
-                    .worker
-                    .metrics
-                    .upstream_connections_opened
-                    .increment();
-                session.remember(head, Some(endpoint.address));
-                let body = std::mem::take(&mut body);
-                let answer = send(session, endpoint, stream, head, body).await;
-                return match answer {
-                    Ok(answer) => {
-                        endpoint.state.health.success();
-                        Ok((answer, chosen.index))
-                    }
-                    Err(error) => {
-                        session.attempt_failed(upstream, &chosen, &error);
-                        Err(error.into())
-                    }
-                };
-            }
-            Err(error) => {
-                session.attempt_failed(upstream, &chosen, &error);
-                tried.push(chosen.index);
-                last_error = Some(error);
-            }
-        }
-    }
+    let stream = upstream
+        .connect(endpoint, connect_timeout)
+        .await
+        .map_err(Attempt::NothingSent)?;
+    session
+        .worker
+        .metrics
+        .upstream_connections_opened
+        .increment();
+    ask(session, endpoint, stream, head)
+        .await
+        .map_err(Attempt::Failed)
 }
 
-/// Sends the request over a new connection and waits for the head of the answer. The connection is
-/// driven here until then, so that a 101 costs no task of its own.
-async fn send(
+/// Sends the request and waits for the head of the answer. The connection is driven here until then,
+/// so that a 101 costs no task of its own.
+async fn ask(
     session: &Session,
     endpoint: &Endpoint,
     stream: Stream,
     head: &Parts,
-    body: RequestBody,
 ) -> Result<Answer, Error> {
     let address = endpoint.address;
     let timeouts = &session.route.settings.timeouts;
-    let failed = |source| Error::Exchange { address, source };
+    let failed = |source| broken(address, source, timeouts);
     let max_header_bytes = session.route.generation().limits.max_header_bytes;
     let (mut sender, mut connection) = http1(stream, timeouts.send, max_header_bytes)
         .await
         .map_err(failed)?;
-    let mut request = Request::new(body);
+    let mut request = Request::new(RequestBody::default());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.uri.clone();
     *request.headers_mut() = head.headers.clone();

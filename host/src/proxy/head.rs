@@ -7,19 +7,45 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
+use http::response;
+use hyper::body::{Body, Incoming};
 
 use super::failure::Failure;
 use crate::config::{Template, Variable};
 use crate::plugin::Facts;
 use crate::protocol::headers::{normalize_path, remove_hop_by_hop};
-use crate::protocol::upgrade::lists;
+use crate::protocol::upgrade::{list_items, lists};
 use crate::upstream::Upstream;
 
 /// `X-Forwarded-For`, the de-facto standard before RFC 7239.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Fields of the client's connection, taken from a head before anyone else sees it. What `Connection`
+/// names is gone with them, so that a client cannot name what a plugin sets.
+#[derive(Debug, Default)]
+pub(crate) struct Hop {
+    connection: Option<HeaderValue>,
+    upgrade: Option<HeaderValue>,
+    /// Whether the client takes trailers (RFC 9110 §10.1.4).
+    trailers: bool,
+}
+
+impl Hop {
+    /// Takes the fields out of a request head.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+        let hop = Self {
+            connection: headers.get(CONNECTION).cloned(),
+            upgrade: headers.get(UPGRADE).cloned(),
+            trailers: lists(headers, TE, "trailers"),
+        };
+        remove_hop_by_hop(headers);
+        hop
+    }
+}
+
 /// What variables are asked about, beside the head.
 pub(crate) struct Variables<'a> {
+    pub(crate) hop: &'a Hop,
     pub(crate) facts: &'a Facts,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -46,8 +72,19 @@ impl Variables<'_> {
                     &self.facts.host
                 });
             }
-            Variable::HttpHost => out.extend_from_slice(first(&head.headers, &HOST)),
-            Variable::Http(name) => out.extend_from_slice(first(&head.headers, name)),
+            Variable::HttpHost => {
+                let host = head.headers.get(HOST);
+                out.extend_from_slice(host.map_or(&[], HeaderValue::as_bytes));
+            }
+            Variable::Http(name) => {
+                let hop = match *name {
+                    CONNECTION => &self.hop.connection,
+                    UPGRADE => &self.hop.upgrade,
+                    _ => &None,
+                };
+                let value = hop.as_ref().or_else(|| head.headers.get(name));
+                out.extend_from_slice(value.map_or(&[], HeaderValue::as_bytes));
+            }
             Variable::RemoteAddr => text(&self.remote.ip().to_string()),
             Variable::RemotePort => text(&self.remote.port().to_string()),
             Variable::ServerAddr => text(&self.local.ip().to_string()),
@@ -75,15 +112,15 @@ impl Variables<'_> {
     }
 }
 
-/// Makes a client's head one for the service: fields of the client's connection go, `Host` becomes
-/// the upstream's name, and the route's own fields are set. `upgrade` is the token to ask for.
+/// Makes a head, from which [`Hop`] has been taken, one for the service: `Host` becomes the upstream's
+/// name, and the route's own fields are set. `upgrade` is the token to ask for.
 pub(crate) fn for_service(
     head: &mut Parts,
     set_headers: &[(HeaderName, Template)],
     variables: &Variables<'_>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<(), Failure> {
-    // Rendered first: templates speak of the head as the client sent it.
+    // Rendered first: templates speak of the head as it came here, not of each other.
     let mut set = Vec::with_capacity(set_headers.len());
     for (name, template) in set_headers {
         let value = variables.render(template, head);
@@ -91,9 +128,6 @@ pub(crate) fn for_service(
             .map_err(|_| Failure::BadRequest("a field value made from it cannot be sent"))?;
         set.push((name, value));
     }
-    // Services that frame messages with trailers (gRPC) insist on being told that they arrive.
-    let trailers = lists(&head.headers, TE, "trailers");
-    remove_hop_by_hop(&mut head.headers);
     // hyper answers 100 by itself, once the service has a connection and the body is asked for.
     head.headers.remove(EXPECT);
     match variables
@@ -104,17 +138,19 @@ pub(crate) fn for_service(
         None => head.headers.remove(HOST),
     };
     for (name, value) in set {
-        if value.is_empty() {
-            head.headers.remove(name);
-        } else {
+        if !value.is_empty() {
             head.headers.insert(name, value);
+        } else if *name != HOST {
+            // A request without Host is none (RFC 9112 §3.2); the default stays.
+            head.headers.remove(name);
         }
     }
     if let Some(token) = upgrade {
         head.headers.insert(UPGRADE, token.clone());
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if trailers {
+    } else if variables.hop.trailers {
+        // Services that frame messages with trailers (gRPC) insist on being told that they arrive.
         head.headers
             .insert(TE, HeaderValue::from_static("trailers"));
         head.headers
@@ -122,7 +158,9 @@ pub(crate) fn for_service(
     }
     // In origin form, whatever form the client used (RFC 9112 §3.2).
     if head.uri.authority().is_some() {
-        head.uri = target(head).parse().unwrap_or_default();
+        let target = target(head);
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        head.uri = format!("{slash}{target}").parse().unwrap_or_default();
     }
     head.version = http::Version::HTTP_11;
     // hyper's own marks; the service's connection makes new ones.
@@ -130,15 +168,47 @@ pub(crate) fn for_service(
     Ok(())
 }
 
-/// Makes a service's head one for the client: fields of the service's connection go.
-pub(crate) fn for_client(head: &mut http::response::Parts) {
-    // A length that came beside chunked framing is not to be believed (RFC 9112 §6.3).
+/// Makes a service's head one for the client: fields of the service's connection go. Fails if its body
+/// is coded in a way that would be lost with them.
+pub(crate) fn for_client(head: &mut response::Parts, body: &Incoming) -> Result<(), Failure> {
+    if !is_plainly_framed(&head.headers) {
+        return Err(Failure::BadResponse("a transfer coding other than chunked"));
+    }
+    let length = head.headers.get(CONTENT_LENGTH);
     if head.headers.contains_key(TRANSFER_ENCODING) {
+        // A length that came beside chunked framing is not to be believed (RFC 9112 §6.3).
         head.headers.remove(CONTENT_LENGTH);
+    } else if length.is_some_and(|length| length.as_bytes().contains(&b','))
+        && let Some(exact) = body.size_hint().exact()
+    {
+        // The same length several times, which hyper has checked.
+        head.headers.insert(CONTENT_LENGTH, exact.into());
     }
     remove_hop_by_hop(&mut head.headers);
     head.version = http::Version::HTTP_11;
     head.extensions.clear();
+    Ok(())
+}
+
+/// Whether a message is framed by `chunked` at most: any other transfer coding would be lost on the
+/// way, since it belongs to the connection (RFC 9112 §6.1).
+pub(crate) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = list_items(headers.get_all(TRANSFER_ENCODING));
+    codings
+        .next()
+        .is_none_or(|coding| coding.eq_ignore_ascii_case("chunked"))
+        && codings.next().is_none()
+}
+
+/// Returns the size of a request head as it came, in bytes.
+pub(crate) fn size(head: &Parts) -> usize {
+    // Two spaces, the version and the line's end; a colon, a space and the line's end.
+    let line = head.method.as_str().len() + target(head).len() + 12;
+    let fields = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4);
+    line + fields.sum::<usize>()
 }
 
 /// Returns path and query as they will be sent.
@@ -180,10 +250,6 @@ pub(crate) fn host(head: &Parts) -> Result<String, Failure> {
         .unwrap_or_default()
         .trim_end_matches('.')
         .to_ascii_lowercase())
-}
-
-fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
-    headers.get(name).map_or(&[], HeaderValue::as_bytes)
 }
 
 fn argument<'a>(query: &'a str, name: &str) -> &'a str {

@@ -3,6 +3,7 @@
 //! Read [`run`] first: it is the whole path in order. How bytes get to a service and back is in
 //! `exchange.rs` and `handshake.rs`.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -19,10 +20,11 @@ use tracing::{debug, warn};
 use super::body::ResponseBody;
 use super::client::Client;
 use super::failure::Failure;
-use super::head::{self, Variables};
+use super::handshake::Offer;
+use super::head::{self, Hop, Variables};
 use super::worker::Worker;
 use super::{exchange, handshake};
-use crate::config::{Action, Respond};
+use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
@@ -48,8 +50,12 @@ pub(crate) struct Session {
     pub(crate) facts: Arc<Facts>,
     /// None: the route has no plugins.
     pub(crate) chain: Option<ChainRun>,
+    /// The upgrade that is asked for and allowed.
+    offer: Option<Offer>,
+    /// What belongs to the client's connection.
+    hop: Hop,
     /// The request as it was sent, if a plugin will be shown the response.
-    pub(crate) sent: Option<Arc<SentRequest>>,
+    shown: Option<Arc<SentRequest>>,
 }
 
 /// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
@@ -75,13 +81,14 @@ pub(crate) async fn run(
     request: Request<Incoming>,
     client: Rc<Client>,
     worker: Rc<Worker>,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, Infallible> {
     worker.metrics.requests.increment();
     let (mut head, body) = request.into_parts();
     let mut ending = Ending::begin(&worker, &client, &head);
-    let mut session = match Session::begin(&head, client, worker) {
+    let has_body = !body.is_end_stream();
+    let mut session = match Session::begin(&head, has_body, client, worker) {
         Ok(session) => session,
-        Err(failure) => return ending.answer(failed(&failure, &head)),
+        Err(failure) => return ending.answer(failed(&failure, &head), has_body),
     };
     ending.routed(&session.route);
     let served = session.serve(&mut head, body, &mut ending).await;
@@ -90,7 +97,7 @@ pub(crate) async fn run(
         // A plugin gets to see the proxy's own answers as well.
         Err(failure) => {
             ending.failed(&failure);
-            if session.sent.is_none() {
+            if session.shown.is_none() {
                 session.remember(&head, None);
             }
             session.judge(failed(&failure, &head))
@@ -103,7 +110,7 @@ pub(crate) async fn run(
     if let (Some(record), Some(chain)) = (&mut ending.record, &session.chain) {
         record.plugin_time = chain.time_spent();
     }
-    ending.answer(response)
+    ending.answer(response, has_body)
 }
 
 /// Records a request that hyper could not read, and answered by itself.
@@ -125,7 +132,12 @@ pub(crate) fn refused(
 
 impl Session {
     /// Checks the head and finds its route.
-    fn begin(head: &Parts, client: Rc<Client>, worker: Rc<Worker>) -> Result<Self, Failure> {
+    fn begin(
+        head: &Parts,
+        has_body: bool,
+        client: Rc<Client>,
+        worker: Rc<Worker>,
+    ) -> Result<Self, Failure> {
         let generation = worker.generation();
         let limits = &generation.limits;
         if head::target(head).len() > limits.max_uri_bytes {
@@ -133,10 +145,13 @@ impl Session {
                 limit: limits.max_uri_bytes,
             });
         }
-        if head.headers.len() > limits.max_headers {
+        if head.headers.len() > limits.max_headers || head::size(head) > limits.max_header_bytes {
             return Err(Failure::HeadTooLarge {
                 limit: limits.max_header_bytes,
             });
+        }
+        if !head::is_plainly_framed(&head.headers) {
+            return Err(Failure::TransferCoding);
         }
         if head.method == http::Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for forward proxies"));
@@ -164,11 +179,12 @@ impl Session {
             site,
             route,
         };
+        let offer = handshake::offer(head, has_body, &route.settings.upgrade);
         let facts = Arc::new(Facts {
             scheme: if client.is_tls { "https" } else { "http" },
             host: host.into(),
             remote: client.remote.ip(),
-            is_handshake: handshake::offer(head, &route.settings.upgrade).is_some(),
+            is_handshake: offer.is_some(),
             max_header_bytes: limits.max_header_bytes,
         });
         let chain = (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
@@ -178,7 +194,9 @@ impl Session {
             route,
             facts,
             chain,
-            sent: None,
+            offer,
+            hop: Hop::default(),
+            shown: None,
         })
     }
 
@@ -190,21 +208,23 @@ impl Session {
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
         self.check_length(&body)?;
-        let offer = handshake::offer(head, &self.route.settings.upgrade);
+        self.hop = Hop::take(&mut head.headers);
         if let Some(chain) = &mut self.chain
             && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
         {
             self.remember(head, None);
             return self.judge(response.map(ResponseBody::fixed));
         }
-        if let Action::Respond(respond) = &self.route.settings.action {
-            let response = self.fixed(respond, head);
+        let route = self.route.clone();
+        let Some(upstream) = &route.upstream else {
+            let response = self.fixed(head);
             self.remember(head, None);
             return self.judge(response);
-        }
-        match offer {
-            None => exchange::run(self, head, body, ending).await,
-            Some(offer) => handshake::run(self, offer, head, body, ending).await,
+        };
+        match self.offer.take() {
+            None => exchange::run(self, upstream, head, body, ending).await,
+            // Boxed: it is larger than an exchange, and every request would have to make room for it.
+            Some(offer) => Box::pin(handshake::run(self, upstream, offer, head, ending)).await,
         }
     }
 
@@ -222,7 +242,7 @@ impl Session {
         &mut self,
         response: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let (Some(chain), Some(sent)) = (&mut self.chain, &self.sent) else {
+        let (Some(chain), Some(sent)) = (&mut self.chain, &self.shown) else {
             return Ok(response);
         };
         let (mut head, body) = response.into_parts();
@@ -235,7 +255,7 @@ impl Session {
     /// Keeps the request head for plugins that will be shown the response.
     pub(crate) fn remember(&mut self, head: &Parts, endpoint: Option<SocketAddr>) {
         if self.route.chain.sees_responses() {
-            self.sent = Some(Arc::new(SentRequest {
+            self.shown = Some(Arc::new(SentRequest {
                 facts: self.facts.clone(),
                 method: head.method.clone(),
                 target: head::target(head).into(),
@@ -248,6 +268,7 @@ impl Session {
     /// Returns what variables are asked about.
     pub(crate) fn variables(&self) -> Variables<'_> {
         Variables {
+            hop: &self.hop,
             facts: &self.facts,
             remote: self.client.remote,
             local: self.client.local,
@@ -256,7 +277,11 @@ impl Session {
         }
     }
 
-    fn fixed(&self, respond: &Respond, head: &Parts) -> Response<ResponseBody> {
+    /// Returns what the route answers by itself.
+    fn fixed(&self, head: &Parts) -> Response<ResponseBody> {
+        let Action::Respond(respond) = &self.route.settings.action else {
+            unreachable!("a route without an upstream answers by itself");
+        };
         let mut response = Response::new(ResponseBody::fixed(respond.body.clone().into()));
         *response.status_mut() = respond.status;
         let variables = self.variables();
@@ -409,8 +434,13 @@ impl Ending {
         }
     }
 
+    /// Returns what is wrong with the request body, if anything is.
+    pub(crate) fn body_problem(&self) -> Option<upstream::BodyProblem> {
+        self.body.as_ref().and_then(|body| body.problem())
+    }
+
     /// Notes the bytes of the response body that went to the client.
-    pub(crate) fn sent(&mut self, bytes: u64) {
+    pub(crate) fn delivered(&mut self, bytes: u64) {
         self.worker.metrics.bytes[Direction::ToClient].add(bytes);
         if let Some(record) = &mut self.record {
             record.bytes_to_client += bytes;
@@ -457,15 +487,28 @@ impl Ending {
     }
 
     /// Lets the exchange end with the body of its response.
-    fn answer(&mut self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    fn answer(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        has_body: bool,
+    ) -> Result<Response<ResponseBody>, Infallible> {
         let status = response.status();
         self.worker.metrics.responses[status.into()].increment();
         if let Some(record) = &mut self.record {
             record.status = Some(status);
         }
+        // What is left of the body will not be read, so the connection cannot go on.
+        if has_body && !self.body.as_ref().is_some_and(|body| body.is_done()) {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            if let Some(client) = &self.client {
+                client.ends();
+            }
+        }
         let ending = self.take();
         response.body_mut().ends(ending);
-        response
+        Ok(response)
     }
 }
 
@@ -514,15 +557,8 @@ fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    match failure {
-        Failure::BadWebSocketVersion => {
-            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
-        // What is left of the body will not be read, so the connection cannot go on.
-        Failure::RequestBody(_) => {
-            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        _ => {}
+    if let Failure::BadWebSocketVersion = failure {
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     response
 }

@@ -156,9 +156,8 @@ impl Body for RequestBody {
 
 impl Drop for Streaming {
     fn drop(&mut self) {
-        // hyper may stop asking once Content-Length bytes have come.
-        if self.incoming.is_end_stream() {
-            self.progress.done.set(true);
-        }
+        // Whoever lets go of it wants no more, so the client's part is over: hyper does not ask again
+        // once Content-Length bytes have come, nor after trailers.
+        self.progress.done.set(true);
     }
 }

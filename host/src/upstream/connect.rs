@@ -15,7 +15,7 @@ use super::{Endpoint, Error, RequestBody, Upstream};
 use crate::stream::{Guarded, Stream};
 
 /// A stream to a service as hyper drives it.
-pub(crate) type Sending = TokioIo<Guarded<fn(usize)>>;
+pub(crate) type Sending = TokioIo<Guarded<()>>;
 
 impl Upstream {
     /// Connects to an endpoint, TLS handshake included, within `limit`. Cancel safe: dropping the
@@ -67,12 +67,6 @@ pub(crate) async fn http1(
 > {
     http1::Builder::new()
         .max_header_size(max_header_bytes)
-        .handshake(TokioIo::new(Guarded::new(
-            stream,
-            send_timeout,
-            unnoticed as fn(usize),
-        )))
+        .handshake(TokioIo::new(Guarded::new(stream, send_timeout, ())))
         .await
 }
-
-fn unnoticed(_bytes: usize) {}

@@ -34,10 +34,11 @@ impl Health {
                 .checked
                 .compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
-            let failed = max_fails != 0 && self.fails.load(Ordering::Relaxed) >= max_fails;
-            return won || !failed;
+            if won {
+                return true;
+            }
         }
-        true
+        max_fails == 0 || self.fails.load(Ordering::Relaxed) < max_fails
     }
 
     /// Counts a failure: a connection that was refused or broke, or an answer that did not come.

@@ -106,9 +106,11 @@ impl Upstream {
         }
     }
 
-    /// Takes an endpoint that someone else chose. False if its one probe went to another request.
+    /// Takes an endpoint that someone else chose. False if it is out, or its one probe went to another
+    /// request.
     pub(crate) fn take(&self, index: usize) -> bool {
-        self.claim(&self.endpoints[index], health::now())
+        let (endpoint, now) = (&self.endpoints[index], health::now());
+        self.is_up(endpoint, now) && self.claim(endpoint, now)
     }
 
     /// As in nginx, a group with a single server is never marked down: there is nothing to gain.
