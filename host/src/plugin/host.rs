@@ -1013,19 +1013,18 @@ fn all_bytes(fields: &HeaderMap, name: &HeaderName) -> usize {
 /// Cuts text to `max` bytes and escapes what would break or repaint a log line.
 fn line(text: &str, max: usize) -> Cow<'_, str> {
     let text = &text[..text.floor_char_boundary(max)];
-    if text.contains(char::is_control) {
-        let escape = |c: char| c.is_control().then(|| c.escape_default().to_string());
-        let mut escaped = String::with_capacity(text.len() + 16);
-        for c in text.chars() {
-            match escape(c) {
-                Some(text) => escaped.push_str(&text),
-                None => escaped.push(c),
-            }
-        }
-        Cow::Owned(escaped)
-    } else {
-        Cow::Borrowed(text)
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 fn thread_cpu_time() -> Duration {

@@ -187,7 +187,7 @@ const BALANCER: &str = r#"
 ///
 /// `+` replaced by itself and the tag · `d` dropped · `c` closed with 4001 · `s`TAG SIDE REST: the plugin of
 /// that tag sends REST to that side · `z` sent to both sides as it is · `t` trap · `l` endless loop · `m`
-/// memory without end · `f` messages without end · `b` bytes without end · `u` replaced by what is no
+/// memory without end · `f` messages without end · `b` bytes without end · `B` 2 MiB at once · `u` replaced by what is no
 /// UTF-8 · `w` wait · `x` replace without a replacement. Anything else passes.
 ///
 /// Modes: `n` wants nothing, `s` only text of at most four bytes from the client, `h` says hello to the
@@ -257,6 +257,11 @@ const MESSAGES: &str = r#"
       (then (loop $forever
         (call $replace (i32.const 4096) (i32.const 32768))
         (br $forever))))
+    (if (i32.eq (local.get $do) (i32.const 66)) ;; B
+      (then
+        (drop (memory.grow (i32.const 32)))
+        (call $replace (i32.const 0) (i32.const 2097152))
+        (return (i32.const 1))))
     (if (i32.eq (local.get $do) (i32.const 117)) ;; u
       (then
         (call $replace (i32.const 112) (i32.const 1))
@@ -919,6 +924,11 @@ fn each_limit_is_told_apart() {
             unit: "bytes"
         }
     );
+    let at_once = Cause::Output {
+        limit: 256 << 10,
+        unit: "bytes",
+    };
+    assert_eq!(cause("B"), at_once, "refused before it is copied");
     assert!(matches!(cause("u"), Cause::Rule(rule) if rule.contains("UTF-8")));
     assert!(matches!(cause("w"), Cause::Rule(rule) if rule.contains("wait")));
     assert!(matches!(cause("x"), Cause::Rule(rule) if rule.contains("outgoing.replace")));
@@ -931,8 +941,8 @@ fn each_limit_is_told_apart() {
     );
     assert!(started.elapsed() >= Duration::from_millis(20));
     let metrics = it.metrics.plugin("guest");
-    assert_eq!(metrics.failures[Phase::Message].value(), 8);
-    assert_eq!(metrics.instances_replaced.value(), 7);
+    assert_eq!(metrics.failures[Phase::Message].value(), 9);
+    assert_eq!(metrics.instances_replaced.value(), 8);
 }
 
 #[test]
