@@ -162,7 +162,7 @@ impl Slot {
         self.life.get()
     }
 
-    /// Returns a number for a session: the lowest that is free.
+    /// Returns a number for a session: one that is free again, or the next.
     pub(super) fn number_session(&self) -> u32 {
         let number = self.sessions.borrow_mut().insert(());
         u32::try_from(number).expect("a worker holds fewer sessions than a u32 counts")
@@ -197,6 +197,7 @@ impl Slot {
         self.metrics.call_time[phase].observe(took);
         if result.is_err() {
             self.metrics.failures[phase].increment();
+            self.metrics.instances_replaced.increment();
             *live = None;
             self.life.set(self.life.get().wrapping_add(1));
         }
@@ -256,9 +257,6 @@ impl Slot {
         match started {
             Ok(instance) => {
                 self.back_off.set(None);
-                if self.life.get() > 0 {
-                    self.metrics.instances_replaced.increment();
-                }
                 Ok(instance)
             }
             Err(error) => {

@@ -942,7 +942,7 @@ fn each_limit_is_told_apart() {
     assert!(started.elapsed() >= Duration::from_millis(20));
     let metrics = it.metrics.plugin("guest");
     assert_eq!(metrics.failures[Phase::Message].value(), 9);
-    assert_eq!(metrics.instances_replaced.value(), 8);
+    assert_eq!(metrics.instances_replaced.value(), 9);
 }
 
 #[test]
