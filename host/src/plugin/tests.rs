@@ -674,6 +674,10 @@ fn a_trap_leaves_the_head_as_it_was() {
     for it in [closed(&[r#"{"A":"u"}"#]), open(&[r#"{"A":"u"}"#])] {
         let mut run = it.chain.begin(&it.instances);
         let mut head = request();
+        head.headers
+            .append("x-seen", HeaderValue::from_static("one"));
+        head.headers
+            .append("x-seen", HeaderValue::from_static("two"));
         let was = (head.uri.clone(), head.headers.clone());
         drop(run.on_request(&mut head, &facts()));
         assert_eq!((head.uri, head.headers), was);
