@@ -279,6 +279,20 @@ impl Plugin {
         &self.name
     }
 
+    /// The same code with another configuration, which nobody has checked.
+    #[cfg(test)]
+    pub(super) fn with_config(&self, config: &str) -> Arc<Self> {
+        let mut declared = self.declared.clone();
+        declared.config = config.to_owned();
+        Arc::new(Self {
+            id: u64::MAX,
+            name: Arc::clone(&self.name),
+            declared,
+            digest: self.digest,
+            compiled: Arc::clone(&self.compiled),
+        })
+    }
+
     pub(super) fn declared(&self) -> &config::Plugin {
         &self.declared
     }

@@ -45,10 +45,6 @@ impl Chain {
         self.plugins.is_empty()
     }
 
-    pub(crate) fn plugins(&self) -> &[Arc<Plugin>] {
-        &self.plugins
-    }
-
     /// Begins a run for one exchange or handshake. Instances are made when the first call needs them.
     pub(crate) fn begin(&self, instances: &Instances) -> ChainRun {
         let link = |plugin| Link {
@@ -60,13 +56,6 @@ impl Chain {
             reach: self.plugins.len(),
             time_spent: Duration::ZERO,
         }
-    }
-
-    /// Whether [`ChainRun::on_request`] calls anybody.
-    pub(crate) fn sees_requests(&self) -> bool {
-        self.plugins
-            .iter()
-            .any(|plugin| plugin.compiled().request.is_some())
     }
 
     /// Whether [`ChainRun::on_response`] calls anybody.

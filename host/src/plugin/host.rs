@@ -127,7 +127,8 @@ pub(super) struct Loan<H: Head> {
 
 struct Changed<H: Head> {
     first_line: H::FirstLine,
-    fields: HeaderMap,
+    /// Values of the fields that were touched. Few are, so this is cheaper than a copy of all.
+    fields: Vec<(HeaderName, Vec<HeaderValue>)>,
     /// Size of the head as it is now.
     bytes: usize,
 }
@@ -329,26 +330,33 @@ impl<H: Head> Loan<H> {
     pub(super) fn undo(mut self) -> H {
         if let Some(before) = self.changed {
             *self.head.first_line() = before.first_line;
-            *self.head.fields() = before.fields;
+            let fields = self.head.fields();
+            // All new ones first: a map takes 32,768 fields, and those that were there fit.
+            for (name, _) in &before.fields {
+                fields.remove(name);
+            }
+            for (name, values) in before.fields {
+                for value in values {
+                    fields.append(&name, value);
+                }
+            }
         }
         self.head
     }
 
-    fn changing(&mut self) -> (&mut H, &mut usize) {
+    fn changing(&mut self) -> (&mut H, &mut Changed<H>) {
         let head = &mut self.head;
         let changed = self.changed.get_or_insert_with(|| {
-            let fields = head
-                .fields()
-                .iter()
-                .map(|(name, value)| field_bytes(name, value.len()));
+            let fields = head.fields().iter();
+            let fields = fields.map(|(name, value)| field_bytes(name, value.len()));
             let bytes = fields.sum::<usize>() + head.first_line_bytes();
             Changed {
                 first_line: head.first_line().clone(),
-                fields: head.fields().clone(),
+                fields: Vec::new(),
                 bytes,
             }
         });
-        (head, &mut changed.bytes)
+        (head, changed)
     }
 
     fn names(&mut self) -> Vec<String> {
@@ -382,13 +390,14 @@ impl<H: Head> Loan<H> {
         let name = self.field_name(name)?;
         let value = HeaderValue::from_maybe_shared(Bytes::from(value))
             .map_err(|_| HeadError::InvalidField(name.as_str().to_owned()))?;
-        let (head, bytes) = self.changing();
+        let (head, changed) = self.changing();
         let fields = head.fields();
         let gone = if replace { all_bytes(fields, &name) } else { 0 };
-        let grown = *bytes - gone + field_bytes(&name, value.len());
-        if grown > max && grown > *bytes {
+        let grown = changed.bytes - gone + field_bytes(&name, value.len());
+        if grown > max && grown > changed.bytes {
             return Err(HeadError::TooLarge);
         }
+        changed.remember(&name, fields);
         // Refused past 32,768 fields.
         let put = if replace {
             fields.try_insert(name, value).map(drop)
@@ -396,7 +405,7 @@ impl<H: Head> Loan<H> {
             fields.try_append(name, value).map(drop)
         };
         put.map_err(|_| HeadError::TooLarge)?;
-        *bytes = grown;
+        changed.bytes = grown;
         Ok(())
     }
 
@@ -405,9 +414,11 @@ impl<H: Head> Loan<H> {
         if !self.head.fields().contains_key(&name) {
             return Ok(false);
         }
-        let (head, bytes) = self.changing();
-        *bytes -= all_bytes(head.fields(), &name);
-        head.fields().remove(&name);
+        let (head, changed) = self.changing();
+        let fields = head.fields();
+        changed.remember(&name, fields);
+        changed.bytes -= all_bytes(fields, &name);
+        fields.remove(&name);
         Ok(true)
     }
 
@@ -419,6 +430,16 @@ impl<H: Head> Loan<H> {
             return Err(HeadError::ForbiddenField(valid.as_str().to_owned()));
         }
         Ok(valid)
+    }
+}
+
+impl<H: Head> Changed<H> {
+    /// Keeps what a field was before it is touched for the first time.
+    fn remember(&mut self, name: &HeaderName, fields: &HeaderMap) {
+        if self.fields.iter().all(|(known, _)| known != name) {
+            let values = fields.get_all(name).iter().cloned().collect();
+            self.fields.push((name.clone(), values));
+        }
     }
 }
 
@@ -481,9 +502,9 @@ impl heads::HostRequestHead for State {
             return Ok(Err(HeadError::InvalidTarget(new)));
         };
         let max = loan.facts.max_header_bytes;
-        let (head, bytes) = loan.changing();
-        let grown = *bytes - target(&head.uri).len() + new.len();
-        if grown > max && grown > *bytes {
+        let (head, changed) = loan.changing();
+        let grown = changed.bytes - target(&head.uri).len() + new.len();
+        if grown > max && grown > changed.bytes {
             return Ok(Err(HeadError::TooLarge));
         }
         let mut parts = head.uri.clone().into_parts();
@@ -492,7 +513,7 @@ impl heads::HostRequestHead for State {
             Ok(uri) => head.uri = uri,
             Err(_) => return Ok(Err(HeadError::InvalidTarget(new))),
         }
-        *bytes = grown;
+        changed.bytes = grown;
         Ok(Ok(()))
     }
 
@@ -1013,19 +1034,18 @@ fn all_bytes(fields: &HeaderMap, name: &HeaderName) -> usize {
 /// Cuts text to `max` bytes and escapes what would break or repaint a log line.
 fn line(text: &str, max: usize) -> Cow<'_, str> {
     let text = &text[..text.floor_char_boundary(max)];
-    if text.contains(char::is_control) {
-        let escape = |c: char| c.is_control().then(|| c.escape_default().to_string());
-        let mut escaped = String::with_capacity(text.len() + 16);
-        for c in text.chars() {
-            match escape(c) {
-                Some(text) => escaped.push_str(&text),
-                None => escaped.push(c),
-            }
-        }
-        Cow::Owned(escaped)
-    } else {
-        Cow::Borrowed(text)
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 fn thread_cpu_time() -> Duration {

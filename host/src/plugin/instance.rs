@@ -17,7 +17,7 @@ use http::{StatusCode, request, response};
 use slab::Slab;
 use tracing::warn;
 use wasmtime::component::Resource;
-use wasmtime::{Store, Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
 use super::bindings::exports::tidegate::plugin::{
     balancer, lifecycle, messages, request as requests, response as responses,
@@ -172,7 +172,7 @@ impl Slot {
         self.life.get()
     }
 
-    /// Returns a number for a session: the lowest that is free.
+    /// Returns a number for a session: one that is free again, or the next.
     pub(super) fn number_session(&self) -> u32 {
         let number = self.sessions.borrow_mut().insert(());
         u32::try_from(number).expect("a worker holds fewer sessions than a u32 counts")
@@ -207,6 +207,7 @@ impl Slot {
         self.metrics.call_time[phase].observe(took);
         if result.is_err() {
             self.metrics.failures[phase].increment();
+            self.metrics.instances_replaced.increment();
             *live = None;
             self.life.set(self.life.get().wrapping_add(1));
         }
@@ -266,9 +267,6 @@ impl Slot {
         match started {
             Ok(instance) => {
                 self.back_off.set(None);
-                if self.life.get() > 0 {
-                    self.metrics.instances_replaced.increment();
-                }
                 Ok(instance)
             }
             Err(error) => {
@@ -352,7 +350,7 @@ impl Instance {
             match guest.call_on_request(&mut *store, Resource::new_borrow(LENT))? {
                 requests::Verdict::Continue => Ok(Verdict::Continue),
                 requests::Verdict::Respond => answer(store).map(Verdict::Respond),
-                requests::Verdict::Wait => rule("answered `wait`".to_owned()),
+                requests::Verdict::Wait => Err(waits().into()),
             }
         })
     }
@@ -385,7 +383,7 @@ impl Instance {
                     rule("answered `respond` to a 101".to_owned())
                 }
                 responses::Verdict::Respond => answer(store).map(Verdict::Respond),
-                responses::Verdict::Wait => rule("answered `wait`".to_owned()),
+                responses::Verdict::Wait => Err(waits().into()),
             }
         });
         if let Lent::Response(_, loan) = take_lent(&mut self.store) {
@@ -475,8 +473,8 @@ impl Instance {
         result
     }
 
-    /// Asks for a verdict. What was sent is appended to `sent`, and what was produced is returned as
-    /// well as taken from `limit`.
+    /// Asks for a verdict. What the call sent is appended to `sent`, and what it produced is taken from
+    /// `limit`.
     pub(super) fn on_message(
         &mut self,
         session: u32,
@@ -497,30 +495,26 @@ impl Instance {
             guest.call_on_message(&mut *store, session, from.into(), kind.into(), payload)
         })?;
         let state = self.store.data_mut();
-        *limit = state.call.left();
         let produced = &mut state.produced;
+        let verdict = match verdict {
+            messages::Verdict::Pass => MessageVerdict::Pass,
+            messages::Verdict::Drop => MessageVerdict::Drop,
+            messages::Verdict::Replace => match produced.replacement.take() {
+                Some(payload) => MessageVerdict::Replace(payload),
+                None => return unmet("replace", "outgoing.replace"),
+            },
+            messages::Verdict::Close => {
+                let named = produced.close.take();
+                let (code, reason) = named.unwrap_or((CloseCode::POLICY, String::new()));
+                MessageVerdict::Close { code, reason }
+            }
+            messages::Verdict::Wait => return Err(waits()),
+        };
+        *limit = state.call.left();
         if !produced.sent.is_empty() {
             sent.append(&mut produced.sent);
         }
-        match verdict {
-            messages::Verdict::Pass => Ok(MessageVerdict::Pass),
-            messages::Verdict::Drop => Ok(MessageVerdict::Drop),
-            messages::Verdict::Replace => {
-                let replacement = produced.replacement.take();
-                let unmet = "answered `replace` without a call of `outgoing.replace`";
-                replacement
-                    .map(MessageVerdict::Replace)
-                    .ok_or(Cause::Rule(unmet.to_owned()))
-            }
-            messages::Verdict::Close => {
-                let (code, reason) = produced
-                    .close
-                    .take()
-                    .unwrap_or((CloseCode::POLICY, String::new()));
-                Ok(MessageVerdict::Close { code, reason })
-            }
-            messages::Verdict::Wait => Err(Cause::Rule("answered `wait`".to_owned())),
-        }
+        Ok(verdict)
     }
 
     pub(super) fn on_close(
@@ -627,8 +621,20 @@ fn take_lent(store: &mut Store<State>) -> Lent {
 fn answer(store: &mut Store<State>) -> wasmtime::Result<http::Response<Bytes>> {
     match store.data_mut().produced.answer.take() {
         Some(answer) => Ok(answer),
-        None => rule("answered `respond` without a call of `http.respond`".to_owned()),
+        None => Ok(unmet("respond", "http.respond")?),
     }
+}
+
+/// A verdict that refers to what was never given.
+fn unmet<T>(verdict: &str, function: &str) -> Result<T, Cause> {
+    Err(Cause::Rule(format!(
+        "answered `{verdict}` without a call of `{function}`"
+    )))
+}
+
+/// Nothing hands out tickets yet that could be waited for.
+fn waits() -> Cause {
+    Cause::Rule("answered `wait` without a ticket".to_owned())
 }
 
 /// Calls into the store. Whatever goes wrong is the end of the store, a panic of the host's own
@@ -661,9 +667,11 @@ fn cause_of(error: &wasmtime::Error, state: &State) -> Cause {
         None => root,
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(MAX_FRAMES) {
+        // A stripped module has no names, and its numbers tell nobody anything.
+        let names = backtrace.frames().iter().filter_map(FrameInfo::func_name);
+        for name in names.take(MAX_FRAMES) {
             message.push_str(" < ");
-            message.push_str(frame.func_name().unwrap_or("?"));
+            message.push_str(name);
         }
     }
     Cause::Trap(message)

@@ -10,6 +10,8 @@ mod host;
 mod instance;
 mod messages;
 mod module;
+#[cfg(test)]
+mod tests;
 mod wasi;
 
 use std::net::{IpAddr, SocketAddr};
@@ -137,7 +139,7 @@ pub(crate) struct Sent {
 }
 
 /// Why an exchange or session ends because of a plugin whose `on_failure` is `closed`.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("plugin `{plugin}` failed in {}", function(*phase))]
 pub(crate) struct Failure {
     pub(crate) plugin: Arc<str>,
