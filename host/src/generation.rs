@@ -203,7 +203,7 @@ fn upstreams(
             previous
                 .upstreams
                 .iter()
-                .find(|upstream| upstream.name == settings.name)
+                .find(|upstream| upstream.serves(settings))
         });
         match Upstream::new(settings, old.map(Arc::as_ref)) {
             Ok(upstream) => upstreams.push(Arc::new(upstream)),
@@ -263,7 +263,8 @@ fn plugins(
     plugins
 }
 
-/// A tenth of the shortest timeout that a sweep enforces, within 5 ms and 500 ms.
+/// A tenth of the shortest timeout that a sweep enforces, within 20 ms and 500 ms: each sweep
+/// looks at every session.
 fn sweep_interval(config: &Config) -> Duration {
     let routes = config.sites.iter().flat_map(|site| &site.routes);
     let shortest = routes
@@ -271,5 +272,5 @@ fn sweep_interval(config: &Config) -> Duration {
         .chain([config.timeouts.header_read, config.timeouts.keep_alive])
         .min()
         .unwrap_or(Duration::MAX);
-    (shortest / 10).clamp(Duration::from_millis(5), Duration::from_millis(500))
+    (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(500))
 }

@@ -19,8 +19,8 @@ use crate::stream::Stream;
 /// Connections that may wait for a worker to accept them.
 const BACKLOG: i32 = 4096;
 
-/// How long to wait when the process has no descriptors left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait after a failure that has nothing to do with the client, such as no descriptors.
+const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One worker's socket of one bound address.
 pub(crate) struct Listener {
@@ -83,12 +83,12 @@ impl Listener {
                     let worker = worker.clone();
                     tokio::task::spawn_local(serve(socket, remote, self.index, worker, permit));
                 }
-                Err(error) if is_exhausted(&error) => {
-                    warn!(%error, "cannot accept");
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
                 // The client was gone before it was accepted.
-                Err(error) => debug!(%error, "cannot accept"),
+                Err(error) if is_of_one_client(&error) => debug!(%error, "cannot accept"),
+                Err(error) => {
+                    warn!(%error, "cannot accept");
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                }
             }
         }
     }
@@ -152,9 +152,12 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+/// Whether the next connection may well be accepted. Others, above all a process without descriptors,
+/// need time to pass.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }

@@ -12,6 +12,7 @@ use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
 use crate::plugin::{ChainRun, Handshake, Opening};
 use crate::stream::Stream;
+use crate::telemetry::Direction;
 
 /// A session whose 101 is on its way, and all it needs but the client's stream.
 pub(crate) struct Relay {
@@ -59,6 +60,9 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
     ends.worker.metrics.sessions_open.increment();
     // hyper's buffers end here: kept, each would cost an idle session 8 KiB.
     let early = (client_early.to_vec(), service_early.to_vec());
+    let bytes = &ends.worker.metrics.bytes;
+    bytes[Direction::ToService].add(early.0.len() as u64);
+    bytes[Direction::ToClient].add(early.1.len() as u64);
     let idle_timeout = route.settings.websocket.idle_timeout;
     let Some((chain, handshake)) = chain else {
         tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));

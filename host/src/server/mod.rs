@@ -26,7 +26,7 @@ use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin;
 use crate::telemetry::{AccessLogFile, Format, Metrics, Target};
-use reload::Reloader;
+use reload::{Build, Reloader};
 use watch::ModuleWatch;
 use workers::Workers;
 
@@ -132,7 +132,19 @@ async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>)
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut modules = ModuleWatch::new(reloader.modules());
+    let mut wanted = false;
+    let mut build: Option<Build> = None;
     loop {
+        if wanted && build.is_none() {
+            wanted = false;
+            build = Some(reloader.start());
+        }
+        let built = async {
+            match &mut build {
+                Some(build) => build.done().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -141,13 +153,14 @@ async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>)
                     error!(%error, "cannot open the access log anew");
                 }
             }
-            _ = hangup.recv() => {
-                reloader.reload().await;
-                modules.set(reloader.modules());
-            }
+            _ = hangup.recv() => wanted = true,
             () = modules.changed() => {
                 info!("a plugin's file has changed");
-                reloader.reload().await;
+                wanted = true;
+            }
+            built = built => {
+                build = None;
+                reloader.finish(built);
                 modules.set(reloader.modules());
             }
         }

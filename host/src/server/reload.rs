@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::{Error, Source};
@@ -58,33 +59,45 @@ impl Reloader {
         files.collect()
     }
 
-    /// Reads the source again and puts what it says in force for new sessions. Those that are open
-    /// keep the generation they began with.
-    pub(super) async fn reload(&mut self) {
+    /// Begins to build the next generation from what the source says now. Compiling takes up to
+    /// seconds, so this is done on another thread.
+    pub(super) fn start(&self) -> Build {
         let (source, engine) = (self.source.clone(), self.engine.clone());
         let (running, previous) = (self.config.clone(), self.in_force.load_full());
-        // Compiling takes up to seconds, and signals are to be heard meanwhile.
-        let built = tokio::task::spawn_blocking(move || {
+        Build(tokio::task::spawn_blocking(move || {
             build(&source, &running, &engine, &previous).map_err(|error| error.to_string())
-        });
-        let failure = match built.await {
-            Ok(Ok((config, generation))) => {
+        }))
+    }
+
+    /// Puts a generation in force for new sessions; those that are open keep the one they began with.
+    /// If it could not be built, the one in force stays.
+    pub(super) fn finish(&mut self, built: Result<(Config, Generation), String>) {
+        match built {
+            Ok((config, generation)) => {
                 let number = generation.number;
                 self.in_force.store(Arc::new(generation));
                 self.config = config;
                 self.metrics.set_generation(number);
                 self.metrics.reloaded(ReloadResult::Success);
                 info!(generation = number, "reloaded");
-                return;
             }
-            Ok(Err(failure)) => failure,
-            Err(panic) => panic.to_string(),
-        };
-        self.metrics.reloaded(ReloadResult::Failure);
-        error!(
-            error = failure,
-            "reload failed; the generation in force stays"
-        );
+            Err(error) => {
+                self.metrics.reloaded(ReloadResult::Failure);
+                error!(error, "reload failed; the generation in force stays");
+            }
+        }
+    }
+}
+
+/// A generation in the making.
+pub(super) struct Build(JoinHandle<Result<(Config, Generation), String>>);
+
+impl Build {
+    /// Waits for it. Cancel safe.
+    pub(super) async fn done(&mut self) -> Result<(Config, Generation), String> {
+        (&mut self.0)
+            .await
+            .unwrap_or_else(|panic| Err(panic.to_string()))
     }
 }
 

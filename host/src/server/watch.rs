@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 /// A file that is being written is left alone until nothing has happened to it for this long.
@@ -20,6 +20,8 @@ pub(super) struct ModuleWatch {
     /// None: the system offers no notifications; then SIGHUP remains.
     watcher: Option<RecommendedWatcher>,
     events: mpsc::UnboundedReceiver<PathBuf>,
+    /// One of the files has changed; if nothing else happens to them, this is when they are whole.
+    quiet_at: Option<Instant>,
 }
 
 impl ModuleWatch {
@@ -46,6 +48,7 @@ impl ModuleWatch {
             folders: BTreeSet::new(),
             watcher,
             events,
+            quiet_at: None,
         };
         watch.set(modules);
         watch
@@ -76,18 +79,28 @@ impl ModuleWatch {
         self.folders = folders;
     }
 
-    /// Waits until one of the files has changed and been left alone for a moment. Cancel safe: what
-    /// was noticed before is waited for again only if nothing else happens.
+    /// Waits until one of the files has changed and been left alone for a moment. Cancel safe.
     pub(super) async fn changed(&mut self) {
         loop {
-            let Some(path) = self.events.recv().await else {
-                return std::future::pending().await;
+            let event = match self.quiet_at {
+                None => self.events.recv().await,
+                Some(quiet_at) => match timeout_at(quiet_at, self.events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.quiet_at = None;
+                        return;
+                    }
+                },
             };
-            if self.modules.contains(&path) {
-                break;
+            match event {
+                Some(path) if self.modules.contains(&path) => {
+                    self.quiet_at = Some(Instant::now() + QUIET);
+                }
+                // Other files in the folder are no reason to wait longer.
+                Some(_) => {}
+                None => return std::future::pending().await,
             }
         }
-        while let Ok(Some(_)) = timeout(QUIET, self.events.recv()).await {}
     }
 }
 

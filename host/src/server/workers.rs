@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::downstream::Listener;
@@ -31,21 +31,35 @@ impl Workers {
     ) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
         let mut threads = Vec::new();
+        let (started, starts) = std::sync::mpsc::channel();
         for (index, listeners) in sockets.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
             let in_force = in_force.clone();
             let metrics = metrics.worker(index);
             let access_log = access_log.cloned();
             let draining = draining.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            let started = started.clone();
             threads.push(thread.spawn(move || {
-                let access_log = access_log.map(|file| file.for_worker());
-                let worker = Worker::new(index, in_force, metrics, access_log);
-                LocalSet::new().block_on(&runtime, serve(worker, listeners, draining));
+                // Made here, since it cannot move to another thread.
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                let (runtime, outcome) = match runtime {
+                    Ok(runtime) => (Some(runtime), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                if started.send(outcome).is_err() {
+                    return;
+                }
+                if let Some(runtime) = runtime {
+                    let access_log = access_log.map(|file| file.for_worker());
+                    let worker = Worker::new(index, in_force, metrics, access_log);
+                    runtime.block_on(serve(worker, listeners, draining));
+                }
             })?);
         }
+        drop(started);
+        starts.iter().collect::<io::Result<()>>()?;
         Ok(Self { threads, drain })
     }
 

@@ -100,15 +100,19 @@ pub(crate) struct EndpointState {
 pub(crate) struct Open(Arc<EndpointState>);
 
 impl Upstream {
-    /// Makes an upstream. What `previous`, the upstream of that name in the generation before,
-    /// knows of its endpoints is kept.
+    /// Whether this is what `settings` name, so that what is known of its endpoints still holds.
+    pub(crate) fn serves(&self, settings: &config::Upstream) -> bool {
+        let tls = self.tls.as_ref().map(|tls| &tls.settings);
+        self.name == settings.name && tls == settings.tls.as_ref()
+    }
+
+    /// Makes an upstream. What `previous`, which [`serves`](Self::serves) the same in the generation
+    /// before, knows of its endpoints is kept.
     pub(crate) fn new(
         settings: &config::Upstream,
         previous: Option<&Self>,
     ) -> Result<Self, crate::certificates::Error> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let previous = previous
-            .filter(|old| old.tls.as_ref().map(|tls| &tls.settings) == settings.tls.as_ref());
         let endpoints: Vec<_> = settings
             .endpoints
             .iter()
