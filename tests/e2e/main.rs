@@ -8,3 +8,20 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+
+mod access_log;
+mod admin;
+mod architecture;
+mod bodies;
+mod command_line;
+mod drain;
+mod forwarding;
+mod handshake;
+mod keep_alive;
+mod limits;
+mod routes;
+mod stock_plugins;
+mod timeouts;
+mod tls;
+mod tunnel;
+mod upstreams;

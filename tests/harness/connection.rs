@@ -3,12 +3,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::frame::Frame;
-use super::head::{self, ACCEPT, Head, Response, handshake};
+use super::head::{self, ACCEPT, Head, Response, accepting, handshake};
 use super::within;
 
 /// One end of a connection. Every wait has a deadline, but for [`Connection::next_head`] and
@@ -30,12 +31,34 @@ pub(super) enum Role {
 }
 
 /// What both plain TCP and TLS are.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The socket below.
+    fn socket(&self) -> &TcpStream;
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for tokio_rustls::client::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// The mask of frames this end sends as a client; its value means nothing.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// After this long without progress a sender counts as stalled.
+const STALL: Duration = Duration::from_millis(500);
 
 impl Connection {
     /// Connects to an address as a client.
@@ -47,6 +70,11 @@ impl Connection {
 
     pub(super) fn new(stream: impl Stream + 'static, role: Role, peer: SocketAddr) -> Self {
         Self { stream: Box::new(stream), role, received: Vec::new(), peer }
+    }
+
+    /// Address of this end.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.stream.socket().local_addr().unwrap()
     }
 
     // Bytes.
@@ -63,6 +91,25 @@ impl Connection {
             self.stream.flush().await
         })
         .await
+    }
+
+    /// Sends as many of these bytes, again and again, as the far end takes before it makes this end
+    /// wait for longer than a moment. Returns how many that were; `most` if it took them all.
+    pub(crate) async fn send_until_stalled(&mut self, bytes: &[u8], most: usize) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let write = self.stream.write(&bytes[..bytes.len().min(most - sent)]);
+            match tokio::time::timeout(STALL, write).await {
+                Ok(count) => sent += count.expect("the far end stays"),
+                Err(_) => break,
+            }
+        }
+        sent
+    }
+
+    /// Ends the connection as a crashed process does: by a reset, with whatever is not yet sent lost.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Ends this direction; the other stays open.
@@ -209,15 +256,7 @@ impl Connection {
 
     /// Answers a request that opens a WebSocket, as a service.
     pub(crate) async fn accept_websocket(&mut self, request: &Head) {
-        let key = request.field("sec-websocket-key").expect("a handshake has a key");
-        self.send_head(&format!(
-            "HTTP/1.1 101 Switching Protocols
-            Upgrade: websocket
-            Connection: Upgrade
-            Sec-WebSocket-Accept: {}",
-            accept_for(key)
-        ))
-        .await;
+        self.send(accepting(request).to_wire()).await;
     }
 
     /// Sends a frame, masked if this is a client.
@@ -268,15 +307,4 @@ fn is_chunked(head: &Head) -> bool {
 fn end_of(received: &[u8], marker: &[u8]) -> Option<usize> {
     let start = received.windows(marker.len()).position(|window| window == marker)?;
     Some(start + marker.len())
-}
-
-/// What a service answers to a client's key (RFC 6455 §4.2.2).
-fn accept_for(key: &str) -> String {
-    use base64::Engine as _;
-    let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let digest = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
-        keyed.as_bytes(),
-    );
-    base64::engine::general_purpose::STANDARD.encode(digest)
 }

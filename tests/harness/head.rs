@@ -50,6 +50,21 @@ impl Head {
         named.map(|(_, value)| value.as_str()).collect()
     }
 
+    /// The same head with one more field.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same head with another value for a field, or without the field.
+    pub(crate) fn replacing(mut self, name: &str, value: Option<&str>) -> Self {
+        self.fields.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
     /// As it looks on the wire, with the empty line at its end.
     pub(crate) fn to_wire(&self) -> String {
         let mut wire = format!("{}\r\n", self.start);
@@ -108,6 +123,26 @@ pub(crate) fn handshake(target: &str) -> String {
 
 /// What a service answers to the key of [`handshake`].
 pub(super) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The head of a 101 with which a service accepts a request to open a WebSocket.
+pub(crate) fn accepting(request: &Head) -> Head {
+    let key = request.field("sec-websocket-key").expect("a handshake has a key");
+    Head::parse(&wire(&format!(
+        "HTTP/1.1 101 Switching Protocols
+        Upgrade: websocket
+        Connection: Upgrade
+        Sec-WebSocket-Accept: {}",
+        accept_for(key)
+    )))
+}
+
+/// RFC 6455 §4.2.2.
+fn accept_for(key: &str) -> String {
+    use base64::Engine as _;
+    let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
+    base64::engine::general_purpose::STANDARD.encode(aws_lc_rs::digest::digest(sha1, keyed.as_bytes()))
+}
 
 /// Turns lines as tests write them, indented, into a head as the wire has it.
 pub(super) fn wire(lines: &str) -> String {

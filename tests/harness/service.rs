@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Connection, Role};
 use super::frame::pong;
+use super::within;
 
 /// A service on a port of its own. Ends with the test, and fails it if the script did.
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    /// How many scripts have come to their end.
+    finished: watch::Receiver<usize>,
     failed: Arc<AtomicBool>,
     accepting: AbortHandle,
 }
@@ -48,14 +52,7 @@ impl Service {
 
     /// Answers every request with this body; keeps connections alive.
     pub(crate) async fn answering(body: &'static str) -> Self {
-        Self::start(move |mut connection| async move {
-            while let Some(head) = connection.next_head().await {
-                connection.read_body(&head).await;
-                connection.send_head(&format!("HTTP/1.1 200 OK\nContent-Length: {}", body.len())).await;
-                connection.send(body).await;
-            }
-        })
-        .await
+        Self::start(move |connection| answering(connection, body)).await
     }
 
     /// Sends every WebSocket message back, frame by frame.
@@ -68,6 +65,14 @@ impl Service {
         self.connections.load(Ordering::SeqCst)
     }
 
+    /// Waits until the script has come to its end on all connections so far, of which there is one
+    /// at least.
+    pub(crate) async fn finished(&self) {
+        let mut finished = self.finished.clone();
+        let all = finished.wait_for(|&count| count > 0 && count == self.connections());
+        within("end of the service's script", all).await.unwrap();
+    }
+
     async fn listen<F>(
         tls: Option<TlsAcceptor>,
         script: impl Fn(Connection) -> F + Send + Sync + 'static,
@@ -77,10 +82,22 @@ impl Service {
     {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(1024).unwrap();
+        Self::accept(socket.listen(1024).unwrap(), tls, script)
+    }
+
+    fn accept<F>(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(Connection) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let failed = Arc::new(AtomicBool::new(false));
+        let (finished, watched) = watch::channel(0);
+        let finished = Arc::new(finished);
         let (counted, flag) = (connections.clone(), failed.clone());
         let accepting = tokio::spawn(async move {
             loop {
@@ -89,15 +106,16 @@ impl Service {
                 socket.set_nodelay(true).unwrap();
                 let Some(connection) = secure(tls.as_ref(), socket, peer).await else { continue };
                 let running = tokio::spawn(script(connection));
-                let flag = flag.clone();
+                let (flag, finished) = (flag.clone(), finished.clone());
                 tokio::spawn(async move {
                     if running.await.is_err_and(|error| error.is_panic()) {
                         flag.store(true, Ordering::SeqCst);
                     }
+                    finished.send_modify(|count| *count += 1);
                 });
             }
         });
-        Self { address, connections, failed, accepting: accepting.abort_handle() }
+        Self { address, connections, finished: watched, failed, accepting: accepting.abort_handle() }
     }
 }
 
@@ -138,6 +156,17 @@ pub(crate) async fn http_echo(mut connection: Connection) {
     }
 }
 
+/// The script of [`Service::answering`].
+async fn answering(mut connection: Connection, body: &'static str) {
+    while let Some(head) = connection.next_head().await {
+        connection.read_body(&head).await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if connection.try_send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// The script of [`Service::websocket_echo`].
 pub(crate) async fn websocket_echo(mut connection: Connection) {
     let Some(head) = connection.next_head().await else { return };
@@ -164,9 +193,10 @@ impl Refusing {
         Self { address: socket.local_addr().unwrap(), socket }
     }
 
-    /// Accepts connections from now on and never says a word.
-    pub(crate) fn listen(self) -> TcpListener {
-        self.socket.listen(1024).unwrap()
+    /// Comes back to life with the script of [`Service::answering`].
+    pub(crate) fn serve(self, body: &'static str) -> Service {
+        let listener = self.socket.listen(1024).unwrap();
+        Service::accept(listener, None, move |connection| answering(connection, body))
     }
 }
 

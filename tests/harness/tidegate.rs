@@ -11,7 +11,7 @@ use super::files::Folder;
 use super::head::Response;
 use super::metrics::Metrics;
 use super::process::Process;
-use super::within;
+use super::service::Service;
 
 /// A running proxy. Stopped at the end of the test, if not before.
 pub(crate) struct Tidegate {
@@ -148,6 +148,24 @@ impl Tidegate {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// A route that sends all paths to a service. Further keys of the route may follow.
+pub(crate) fn route_to(service: &Service) -> String {
+    format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://{}\"\n", service.address)
+}
+
+/// Runs `tidegate check` on a configuration. The error is what it printed.
+pub(crate) fn check(configuration: &str) -> Result<(), String> {
+    let folder = Folder::new();
+    let file = folder.write("tidegate.toml", configuration);
+    let output = command().arg("check").arg(&file).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(1) => Err(printed),
+        _ => panic!("check ended with {}: {printed}", output.status),
     }
 }
 
