@@ -52,13 +52,17 @@ async fn websocket_sessions_are_told_that_the_proxy_goes_away() {
 #[tokio::test]
 async fn nobody_gets_in_while_others_finish() {
     let service = hanging().await;
-    let tidegate = Tidegate::serving(&route_to(&service)).await;
+    let routes = route_to(&service) + "[admin]\nlisten = \"127.0.0.1:0\"";
+    let tidegate = Tidegate::serving(&routes).await;
     let mut busy = tidegate.connect().await;
     busy.send_head("GET / HTTP/1.1\nHost: a").await;
     busy.read_head().await;
     let mut idle = tidegate.connect().await;
+    assert_eq!(tidegate.admin("/healthz").await.status(), 200);
     tidegate.process.signal(Signal::TERM);
     idle.expect_end().await;
+    // A load balancer in front sees it too.
+    assert_eq!(tidegate.admin("/healthz").await.status(), 503);
     let refused = tokio::net::TcpStream::connect(tidegate.address(0)).await;
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }

@@ -19,6 +19,7 @@ mod forwarding;
 mod handshake;
 mod keep_alive;
 mod limits;
+mod reload;
 mod routes;
 mod stock_plugins;
 mod timeouts;

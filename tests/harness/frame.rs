@@ -146,3 +146,35 @@ impl std::fmt::Debug for Frame {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6455 §5.7.
+    #[test]
+    fn the_examples_of_the_standard_are_encoded_and_decoded() {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        let masked = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+        let examples = [
+            (text("Hello"), None, b"\x81\x05Hello".to_vec()),
+            (text("Hello"), Some(mask), masked.to_vec()),
+            (text("Hel").unfinished(), None, b"\x01\x03Hel".to_vec()),
+            (Frame::continuation("lo"), None, b"\x80\x02lo".to_vec()),
+            (ping("Hello"), None, b"\x89\x05Hello".to_vec()),
+            (binary([7; 256]), None, [&b"\x82\x7e\x01\x00"[..], &[7; 256]].concat()),
+            (
+                binary(vec![7; 65536]),
+                None,
+                [&b"\x82\x7f\0\0\0\0\0\x01\0\0"[..], &[7; 65536]].concat(),
+            ),
+        ];
+        for (frame, mask, mut wire) in examples {
+            assert_eq!(frame.encode(mask), wire);
+            let cut = wire.len() - 1;
+            assert_eq!(Frame::take(&mut wire[..cut].to_vec()), None, "{frame:?} is not whole");
+            assert_eq!(Frame::take(&mut wire), Some((frame, mask.is_some())));
+            assert!(wire.is_empty());
+        }
+    }
+}

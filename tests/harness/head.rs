@@ -153,3 +153,15 @@ pub(super) fn wire(lines: &str) -> String {
     }
     wire + "\r\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6455 §1.3.
+    #[test]
+    fn the_example_of_the_standard_is_accepted() {
+        let request = Head::parse(&wire(&handshake("/chat")));
+        assert_eq!(accepting(&request).field("sec-websocket-accept"), Some(ACCEPT));
+    }
+}
