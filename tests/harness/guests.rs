@@ -15,6 +15,11 @@ pub(crate) fn guest(package: &str) -> PathBuf {
     built(package, "wasm32-unknown-unknown")
 }
 
+/// As [`guest`], built as a ready component.
+pub(crate) fn component(package: &str) -> PathBuf {
+    built(package, "wasm32-wasip2")
+}
+
 fn built(package: &str, target_triple: &str) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashMap<String, Arc<OnceLock<PathBuf>>>>> =
         LazyLock::new(Mutex::default);
@@ -26,18 +31,27 @@ fn built(package: &str, target_triple: &str) -> PathBuf {
 fn build(package: &str, target_triple: &str) -> PathBuf {
     let folder = target().join("plugins");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let built = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
         .args(["build", "--quiet", "--locked", "--profile", "plugin", "--package", package])
         .args(["--target", target_triple])
         .arg("--manifest-path")
         .arg(manifest)
         .arg("--target-dir")
-        .arg(&folder)
-        // Flags for the machine the tests run on mean nothing there.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .output()
-        .unwrap();
+        .arg(&folder);
+    // What is meant for the machine the tests run on is not meant for plugins, and would make cargo
+    // build anew what the host's build script has built there.
+    for (name, _) in std::env::vars_os() {
+        let outer = |name: &str| {
+            let prefixes = ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"];
+            let names = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_INCREMENTAL"];
+            names.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+        };
+        if name.to_str().is_some_and(outer) {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo.output().unwrap();
     let errors = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success(), "{package} does not build for {target_triple}:\n{errors}");
     folder.join(target_triple).join("plugin").join(format!("{}.wasm", package.replace('-', "_")))

@@ -21,7 +21,7 @@ pub(crate) use connection::Connection;
 pub(crate) use files::Folder;
 pub(crate) use foreign::{node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
-pub(crate) use guests::guest;
+pub(crate) use guests::{component, guest};
 pub(crate) use head::{Head, Response, accepting, handshake};
 pub(crate) use metrics::Metrics;
 pub(crate) use process::{Process, raise_descriptor_limit};
