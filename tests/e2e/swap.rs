@@ -68,6 +68,22 @@ async fn a_file_that_is_written_in_place_and_in_pieces_is_used_once_it_is_whole(
 }
 
 #[tokio::test]
+async fn other_files_that_keep_changing_beside_the_plugin_do_not_delay_it() {
+    let (_service, mut tidegate) = running_the_first().await;
+    tidegate.folder.write("plugin.wasm", second());
+    let busy = tidegate.folder.path().join("busy.log");
+    let writing = tokio::spawn(async move {
+        loop {
+            std::fs::write(&busy, "one more line").unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    tidegate.reloaded().await.unwrap();
+    assert_eq!(version(&mut tidegate.websocket("/").await).await, SECOND);
+    writing.abort();
+}
+
+#[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_logged_with_the_reason() {
     let (_service, mut tidegate) = running_the_first().await;
     let mut running = tidegate.websocket("/").await;

@@ -130,7 +130,9 @@ impl Tidegate {
             let fields = &line["fields"];
             match fields["message"].as_str()? {
                 "reloaded" => Some(Ok(fields["generation"].as_u64().unwrap())),
-                "reload failed" => Some(Err(fields["error"].as_str().unwrap().to_owned())),
+                message if message.starts_with("reload failed") => {
+                    Some(Err(fields["error"].as_str().unwrap().to_owned()))
+                }
                 _ => None,
             }
         };
