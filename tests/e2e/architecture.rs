@@ -19,18 +19,6 @@ const ROWS: [&[&str]; 11] = [
     &["certificates"],
     &["config", "protocol", "telemetry", "stream"],
 ];
-10] = [
-    &["main", "lib"],
-    &["server"],
-    &["downstream"],
-    &["proxy"],
-    &["generation"],
-    &["route"],
-    &["upstream", "plugin"],
-    &["certificates", "stream"],
-    &["config"],
-    &["protocol", "telemetry"],
-];
 
 #[test]
 fn modules_import_only_those_a_connection_meets_later() {

@@ -136,7 +136,7 @@ async fn a_handshake_that_breaks_the_rules_is_answered_here() {
         ("a key that is not 16 bytes", "dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==", 400),
         ("a key that is not base64", "dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j!!==", 400),
         ("another version", "Version: 13", "Version: 8", 426),
-        ("no version", "Sec-WebSocket-Version: 13", "X: y", 426),
+        ("no version", "Sec-WebSocket-Version: 13", "X: y", 400),
     ];
     for (what, right, wrong, status) in cases {
         let lines = handshake("/").replace(right, wrong);

@@ -53,8 +53,8 @@ impl Tidegate {
         let mut started = Self { folder, process, addresses: Vec::new(), admin: None };
         loop {
             let line = started.process.stderr.find("log line", log_line).await;
-            let address = || line["fields"]["address"].as_str().unwrap().parse().unwrap();
-            match line["fields"]["message"].as_str() {
+            let address = || line["address"].as_str().unwrap().parse().unwrap();
+            match line["message"].as_str() {
                 Some("listening") => started.addresses.push(address()),
                 Some("admin listening") => started.admin = Some(address()),
                 Some("ready") => return started,
@@ -105,8 +105,8 @@ impl Tidegate {
     /// Waits for the next line of the log with this message and returns its fields.
     pub(crate) async fn log(&mut self, message: &str) -> Value {
         let find = |line: &str| {
-            let mut line = log_line(line)?;
-            (line["fields"]["message"] == message).then(|| line["fields"].take())
+            let line = log_line(line)?;
+            (line["message"] == message).then_some(line)
         };
         self.process.stderr.find(message, find).await
     }
@@ -126,8 +126,7 @@ impl Tidegate {
     /// Waits for the outcome of a reload that began otherwise.
     pub(crate) async fn reloaded(&mut self) -> Result<u64, String> {
         let outcome = |line: &str| {
-            let line = log_line(line)?;
-            let fields = &line["fields"];
+            let fields = log_line(line)?;
             match fields["message"].as_str()? {
                 "reloaded" => Some(Ok(fields["generation"].as_u64().unwrap())),
                 message if message.starts_with("reload failed") => {
