@@ -31,7 +31,7 @@ async fn a_text_line_is_nginxs_combined_followed_by_facts() {
     let mut tidegate = logging("text", &route_to(&service)).await;
     tidegate
         .exchange(
-            "GET /a%20b?c=\"d\" HTTP/1.1
+            "GET /a%20b?c=d HTTP/1.1
             Host: Example.com:80
             Authorization: Basic YW5uOnB3
             Referer: http://example.com/\\x
@@ -40,11 +40,14 @@ async fn a_text_line_is_nginxs_combined_followed_by_facts() {
         .await;
     let line = tidegate.process.stdout.line().await;
     let expected = Regex::new(
-        r#"^127\.0\.0\.1 - ann \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a%20b\?c=\\x22d\\x22 HTTP/1\.1" 200 5 "http://example\.com/\\x5Cx" "cafe/1 \\x22quoted\\x22" .*kind=exchange"#,
+        r#"^127\.0\.0\.1 - ann \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a%20b\?c=d HTTP/1\.1" 200 5 "http://example\.com/\\x5Cx" "cafe/1 \\x22quoted\\x22" .*kind=exchange"#,
     )
     .unwrap();
     assert!(expected.is_match(&line), "{line}");
-    assert!(line.contains(&format!("endpoint={}", service.address)), "{line}");
+    assert!(
+        line.contains(&format!("endpoint={}", service.address)),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -52,7 +55,9 @@ async fn a_json_line_tells_all_of_an_exchange() {
     let service = Service::answering("hello").await;
     let mut tidegate = logging("json", &route_to(&service)).await;
     let mut client = tidegate.connect().await;
-    client.send_head("POST /path?query HTTP/1.1\nHost: example.com\nContent-Length: 4").await;
+    client
+        .send_head("POST /path?query HTTP/1.1\nHost: example.com\nContent-Length: 4")
+        .await;
     client.send("body").await;
     assert_eq!(client.read_response().await.text(), "hello");
     let facts = json!({
@@ -85,7 +90,10 @@ async fn a_sessions_line_comes_at_its_end() {
     let refused = handshake("/refused").replace("Version: 13", "Version: 8");
     assert_eq!(tidegate.exchange(&refused).await.status(), 426);
     let first = record(&mut tidegate).await;
-    assert_facts(&first, json!({ "kind": "exchange", "target": "/refused", "status": 426 }));
+    assert_facts(
+        &first,
+        json!({ "kind": "exchange", "target": "/refused", "status": 426 }),
+    );
 
     let sent = text("one").encode(Some([0; 4])).len() + text("two").encode(Some([0; 4])).len();
     let received = text("one").encode(None).len() + text("two").encode(None).len();
@@ -109,13 +117,24 @@ async fn what_went_wrong_is_in_the_line() {
     let refusing = Refusing::new();
     let mut tidegate = logging(
         "json",
-        &format!("[[sites.routes]]\nmatch = \"/down\"\nurl = \"http://{}\"", refusing.address),
+        &format!(
+            "[[sites.routes]]\nmatch = \"/down\"\nurl = \"http://{}\"",
+            refusing.address
+        ),
     )
     .await;
     let rows = [
-        ("GET /down HTTP/1.1\nHost: a", 502, refusing.address.to_string()),
+        (
+            "GET /down HTTP/1.1\nHost: a",
+            502,
+            refusing.address.to_string(),
+        ),
         ("GET /nowhere HTTP/1.1\nHost: a", 404, "/nowhere".to_owned()),
-        ("GET /down HTTP/1.1\nHost: a\nHost: b", 400, "Host".to_owned()),
+        (
+            "GET /down HTTP/1.1\nHost: a\nHost: b",
+            400,
+            "Host".to_owned(),
+        ),
     ];
     for (request, status, says) in rows {
         assert_eq!(tidegate.exchange(request).await.status(), status);
@@ -129,8 +148,11 @@ async fn what_went_wrong_is_in_the_line() {
 #[tokio::test]
 async fn a_request_that_cannot_be_read_has_a_line_too() {
     let service = Service::http_echo().await;
-    let mut tidegate =
-        logging("json", &format!("{}[timeouts]\nheader_read = \"100ms\"", route_to(&service))).await;
+    let mut tidegate = logging(
+        "json",
+        &format!("{}[timeouts]\nheader_read = \"100ms\"", route_to(&service)),
+    )
+    .await;
     for (noise, status) in [("NOISE\r\n\r\n", 400), ("GET / HTTP/1.1\r\nHost", 408)] {
         let mut client = tidegate.connect().await;
         client.send(noise).await;
@@ -149,9 +171,15 @@ async fn a_client_that_leaves_before_the_answer_is_logged_as_499() {
     let mut tidegate = logging("json", &route_to(&service)).await;
     let mut client = tidegate.connect().await;
     client.send_head("GET /impatient HTTP/1.1\nHost: a").await;
-    eventually("request at the service", async || (service.connections() == 1).then_some(())).await;
+    eventually("request at the service", async || {
+        (service.connections() == 1).then_some(())
+    })
+    .await;
     client.reset();
-    assert_facts(&record(&mut tidegate).await, json!({ "target": "/impatient", "status": 499 }));
+    assert_facts(
+        &record(&mut tidegate).await,
+        json!({ "target": "/impatient", "status": 499 }),
+    );
     // And the service is not left with it.
     service.finished().await;
 }
@@ -162,14 +190,20 @@ async fn a_log_that_was_moved_away_is_opened_anew_on_sigusr1() {
     let routes = format!("{}[access_log]\npath = \"access.log\"", route_to(&service));
     let tidegate = Tidegate::serving(&routes).await;
     let logged = async |file: &str, target: &str| {
-        eventually(target, async || tidegate.folder.read(file).contains(target).then_some(())).await;
+        eventually(target, async || {
+            tidegate.folder.read(file).contains(target).then_some(())
+        })
+        .await;
     };
     tidegate.get("/first").await;
     logged("access.log", "/first").await;
     let path = |name: &str| tidegate.folder.path().join(name);
     std::fs::rename(path("access.log"), path("access.log.1")).unwrap();
     tidegate.process.signal(Signal::USR1);
-    eventually("new file", async || path("access.log").exists().then_some(())).await;
+    eventually("new file", async || {
+        path("access.log").exists().then_some(())
+    })
+    .await;
     tidegate.get("/second").await;
     logged("access.log", "/second").await;
     assert!(!tidegate.folder.read("access.log.1").contains("/second"));

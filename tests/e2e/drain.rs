@@ -9,17 +9,23 @@ async fn an_exchange_under_way_is_finished_before_the_exit() {
     for signal in [Signal::TERM, Signal::INT] {
         let service = Service::start(|mut connection| async move {
             connection.read_head().await;
-            connection.send_head("HTTP/1.1 200 OK\nTransfer-Encoding: chunked").await;
+            connection
+                .send_head("HTTP/1.1 200 OK\nTransfer-Encoding: chunked")
+                .await;
             connection.send_chunk("before").await;
             let after = connection.read_chunk().await.unwrap();
-            connection.send_chunk(std::str::from_utf8(&after).unwrap()).await;
+            connection
+                .send_chunk(std::str::from_utf8(&after).unwrap())
+                .await;
             connection.send("0\r\n\r\n").await;
         })
         .await;
         let mut tidegate = Tidegate::serving(&route_to(&service)).await;
         let mut client = tidegate.connect().await;
         let mut idle = tidegate.connect().await;
-        client.send_head("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked").await;
+        client
+            .send_head("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked")
+            .await;
         client.read_head().await;
         assert_eq!(client.read_chunk().await.unwrap(), b"before");
 
@@ -64,7 +70,10 @@ async fn nobody_gets_in_while_others_finish() {
     // A load balancer in front sees it too.
     assert_eq!(tidegate.admin("/healthz").await.status(), 503);
     let refused = tokio::net::TcpStream::connect(tidegate.address(0)).await;
-    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        refused.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
 }
 
 #[tokio::test]
@@ -91,7 +100,9 @@ async fn draining_ends_after_its_time_or_at_the_second_signal() {
 async fn hanging() -> Service {
     Service::start(|mut connection: Connection| async move {
         connection.read_head().await;
-        connection.send_head("HTTP/1.1 200 OK\nContent-Length: 10").await;
+        connection
+            .send_head("HTTP/1.1 200 OK\nContent-Length: 10")
+            .await;
         connection.read_to_end().await;
     })
     .await

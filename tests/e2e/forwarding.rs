@@ -106,13 +106,22 @@ async fn fields_can_be_set_from_variables_and_taken_away_by_an_empty_value() {
         .await;
     let seen = response.seen_by_service();
     let expected = [
-        ("host", format!("www.example.com:{}", tidegate.address(0).port())),
+        (
+            "host",
+            format!("www.example.com:{}", tidegate.address(0).port()),
+        ),
         ("x-real-ip", "127.0.0.1".to_owned()),
-        ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 127.0.0.1".to_owned()),
+        (
+            "x-forwarded-for",
+            "192.0.2.1, 192.0.2.2, 127.0.0.1".to_owned(),
+        ),
         ("x-forwarded-proto", "http".to_owned()),
         ("x-forwarded-host", "WWW.Example.com:99".to_owned()),
         ("x-agent", "<curl>".to_owned()),
-        ("x-everything", "GET /ro%6Fm//x?room=7&b /room/x room=7&b 7 42".to_owned()),
+        (
+            "x-everything",
+            "GET /ro%6Fm//x?room=7&b /room/x room=7&b 7 42".to_owned(),
+        ),
         ("x-from", client.address().port().to_string()),
         ("x-upstream", service.address.to_string()),
         ("x-price", "5$".to_owned()),
@@ -175,7 +184,9 @@ async fn a_request_whose_host_is_missing_or_given_twice_is_a_400() {
     let service = Service::http_echo().await;
     let tidegate = Tidegate::serving(&route_to(&service)).await;
     for fields in ["X: y", "Host: a\nHost: b", "Host: a b"] {
-        let response = tidegate.exchange(&format!("GET / HTTP/1.1\n{fields}")).await;
+        let response = tidegate
+            .exchange(&format!("GET / HTTP/1.1\n{fields}"))
+            .await;
         assert_eq!(response.status(), 400, "{fields:?}");
     }
     assert_eq!(service.connections(), 0);
@@ -190,7 +201,6 @@ async fn a_request_that_could_smuggle_another_is_a_400() {
         "Content-Length: 5\nContent-Length: 6",
         "Content-Length: 5, 6",
         "Content-Length: +5",
-        "Content-Length: 5\nTransfer-Encoding: chunked",
         "Transfer-Encoding: gzip",
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding: xchunked",
@@ -203,10 +213,35 @@ async fn a_request_that_could_smuggle_another_is_a_400() {
         let head = format!("POST / HTTP/1.1\nHost: a\n{framing}\n\n").replace('\n', "\r\n");
         client.send(head + "0\r\n\r\n").await;
         let response = client.read_response().await;
-        assert!(matches!(response.status(), 400 | 501), "{framing:?}: {response:?}");
+        assert!(
+            matches!(response.status(), 400 | 501),
+            "{framing:?}: {response:?}"
+        );
         client.expect_end().await;
     }
-    assert_eq!(service.connections(), 0, "nothing of it reached the service");
+    assert_eq!(
+        service.connections(),
+        0,
+        "nothing of it reached the service"
+    );
+}
+
+/// RFC 9112 §6.3: the chunks count, and nothing else is read from such a connection.
+#[tokio::test]
+async fn a_length_beside_chunks_is_taken_away_and_the_connection_closed() {
+    let service = Service::http_echo().await;
+    let tidegate = Tidegate::serving(&route_to(&service)).await;
+    let mut client = tidegate.connect().await;
+    client
+        .send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 40\nTransfer-Encoding: chunked")
+        .await;
+    client
+        .send("0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    let seen = client.read_response().await.seen_by_service();
+    assert_eq!(seen.field("content-length"), None);
+    assert_eq!(seen.fields("transfer-encoding"), ["chunked"]);
+    client.expect_end().await;
 }
 
 #[tokio::test]
@@ -234,7 +269,12 @@ async fn a_response_has_a_date_and_the_services_own_fields() {
 
 #[tokio::test]
 async fn a_service_that_does_not_speak_http_is_a_502() {
-    let answers = ["SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 two hundred\r\n\r\n", "HTTP/9.9 200 OK\r\n\r\n", ""];
+    let answers = [
+        "SSH-2.0-OpenSSH_9.6\r\n",
+        "HTTP/1.1 two hundred\r\n\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "",
+    ];
     for answer in answers {
         let service = Service::start(move |mut connection| async move {
             connection.read_head().await;
@@ -262,12 +302,20 @@ async fn answers_made_here_keep_the_connection_alive_and_say_so() {
     ))
     .await;
     let mut client = tidegate.connect().await;
-    let rows: [(&str, u16, Option<&str>); 3] =
-        [("/down", 502, None), ("/nowhere", 404, None), ("/fixed", 418, Some("short and stout\n"))];
+    let rows: [(&str, u16, Option<&str>); 3] = [
+        ("/down", 502, None),
+        ("/nowhere", 404, None),
+        ("/fixed", 418, Some("short and stout\n")),
+    ];
     for (target, status, body) in rows {
-        let response = client.exchange(&format!("GET {target} HTTP/1.1\nHost: a")).await;
+        let response = client
+            .exchange(&format!("GET {target} HTTP/1.1\nHost: a"))
+            .await;
         assert_eq!(response.status(), status, "{target}");
-        assert!(response.field("content-length").is_some(), "{target}: {response:?}");
+        assert!(
+            response.field("content-length").is_some(),
+            "{target}: {response:?}"
+        );
         if let Some(body) = body {
             assert_eq!(response.text(), body);
             assert_eq!(response.field("x-host"), Some("a"));
@@ -279,7 +327,9 @@ async fn answers_made_here_keep_the_connection_alive_and_say_so() {
 async fn a_response_to_head_has_the_fields_of_a_body_but_no_body() {
     let service = Service::start(|mut connection| async move {
         while let Some(head) = connection.next_head().await {
-            connection.send_head("HTTP/1.1 200 OK\nContent-Length: 4").await;
+            connection
+                .send_head("HTTP/1.1 200 OK\nContent-Length: 4")
+                .await;
             if head.method() == "GET" {
                 connection.send("body").await;
             }
@@ -291,5 +341,8 @@ async fn a_response_to_head_has_the_fields_of_a_body_but_no_body() {
     client.send_head("HEAD / HTTP/1.1\nHost: a").await;
     let head: Head = client.read_head().await;
     assert_eq!(head.field("content-length"), Some("4"));
-    assert_eq!(client.exchange("GET / HTTP/1.1\nHost: a").await.text(), "body");
+    assert_eq!(
+        client.exchange("GET / HTTP/1.1\nHost: a").await.text(),
+        "body"
+    );
 }

@@ -10,7 +10,10 @@ async fn one_connection_on_either_side_serves_many_requests() {
     let tidegate = Tidegate::serving(&route_to(&service)).await;
     let mut client = tidegate.connect().await;
     for number in 0..5 {
-        let seen = client.exchange(&format!("GET /{number} HTTP/1.1\nHost: a")).await.seen_by_service();
+        let seen = client
+            .exchange(&format!("GET /{number} HTTP/1.1\nHost: a"))
+            .await
+            .seen_by_service();
         assert_eq!(seen.target(), format!("/{number}"));
     }
     assert_eq!(service.connections(), 1);
@@ -24,7 +27,9 @@ async fn requests_sent_at_once_are_answered_in_their_order() {
     let service = Service::http_echo().await;
     let tidegate = Tidegate::serving(&route_to(&service)).await;
     let mut client = tidegate.connect().await;
-    let requests: String = (0..10).map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    let requests: String = (0..10)
+        .map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .collect();
     client.send(requests).await;
     for number in 0..10 {
         let seen = client.read_response().await.seen_by_service();
@@ -37,7 +42,9 @@ async fn a_service_that_closes_after_each_answer_is_reached_anew() {
     let service = Service::start(|mut connection| async move {
         connection.read_head().await;
         // No Connection: close; it just goes, as idle timeouts do.
-        connection.send_head("HTTP/1.1 200 OK\nContent-Length: 0").await;
+        connection
+            .send_head("HTTP/1.1 200 OK\nContent-Length: 0")
+            .await;
     })
     .await;
     let tidegate = Tidegate::serving(&route_to(&service)).await;
@@ -65,7 +72,11 @@ async fn the_client_decides_whether_its_connection_is_kept() {
         let head = client.read_head().await;
         let version = request.lines().next().unwrap().rsplit(' ').next().unwrap();
         // An answer in 1.1 to a 1.0 client is what RFC 9110 §6.2 asks for; it must not be chunked.
-        assert!(head.start.starts_with("HTTP/1."), "{version}: {}", head.start);
+        assert!(
+            head.start.starts_with("HTTP/1."),
+            "{version}: {}",
+            head.start
+        );
         assert_eq!(head.field("transfer-encoding"), None, "{request}");
         client.read_body(&head).await;
         if kept {
@@ -75,7 +86,11 @@ async fn the_client_decides_whether_its_connection_is_kept() {
             client.expect_end().await;
         }
     }
-    assert_eq!(service.connections(), 1, "the service's connection is kept all the same");
+    assert_eq!(
+        service.connections(),
+        1,
+        "the service's connection is kept all the same"
+    );
 }
 
 #[tokio::test]
@@ -103,7 +118,9 @@ async fn idle_connections_to_a_service_can_be_refused() {
 async fn a_connection_with_an_unread_response_is_not_used_again() {
     let service = Service::start(|mut connection| async move {
         connection.read_head().await;
-        connection.send_head("HTTP/1.1 200 OK\nContent-Length: 1000000").await;
+        connection
+            .send_head("HTTP/1.1 200 OK\nContent-Length: 1000000")
+            .await;
         // The client has left; so nothing but an end may follow on this connection.
         connection.read_to_end().await;
     })
@@ -135,7 +152,9 @@ async fn a_pooled_connection_that_the_service_closed_is_replaced_without_the_cli
     // The service closes at the moment the next request is written: the proxy cannot know before.
     let service = Service::start(|mut connection| async move {
         connection.read_head().await;
-        connection.send_head("HTTP/1.1 200 OK\nContent-Length: 0").await;
+        connection
+            .send_head("HTTP/1.1 200 OK\nContent-Length: 0")
+            .await;
         if connection.next_head().await.is_some() {
             connection.reset();
         }
@@ -160,7 +179,9 @@ async fn a_tunnels_connection_never_serves_another_request() {
                 connection.read_to_end().await;
                 return;
             }
-            connection.send_head("HTTP/1.1 200 OK\nContent-Length: 0").await;
+            connection
+                .send_head("HTTP/1.1 200 OK\nContent-Length: 0")
+                .await;
         }
     })
     .await;

@@ -2,12 +2,20 @@
 //! and the operator chose how (promise 3 of the design).
 
 use crate::harness::{
-    Connection, Folder, Service, Tidegate, binary, command, guest, handshake, one_listener,
-    route_to, text, websocket_echo,
+    Connection, Folder, Service, Tidegate, binary, command, eventually, guest, handshake,
+    one_listener, route_to, text, websocket_echo,
 };
 
 /// What each phase can get wrong.
-const HOWS: [&str; 7] = ["trap", "loop", "hog", "recurse", "flood", "bad-verdict", "empty-verdict"];
+const HOWS: [&str; 7] = [
+    "trap",
+    "loop",
+    "hog",
+    "recurse",
+    "flood",
+    "bad-verdict",
+    "empty-verdict",
+];
 
 /// A route at `/PHASE/HOW` for each way to misbehave in a phase, to a service, and the plugin's table.
 ///
@@ -32,8 +40,11 @@ fn routes(service: &Service, phase: &str, hows: &[&str], on_failure: &str) -> St
 
 /// How many calls of a phase failed.
 async fn failures(tidegate: &Tidegate, phase: &str) -> f64 {
-    let labels = [("plugin", "bad"), ("phase", phase)];
-    tidegate.metrics().await.sum("tidegate_plugin_failures_total", &labels)
+    let metrics = tidegate.metrics().await;
+    metrics.sum(
+        "tidegate_plugin_failures_total",
+        &[("plugin", "bad"), ("phase", phase)],
+    )
 }
 
 /// A service that answers requests, and echoes once it is asked for a WebSocket.
@@ -49,7 +60,9 @@ async fn both() -> Service {
                 }
                 return;
             }
-            connection.send_head("HTTP/1.1 200 OK\nContent-Length: 6").await;
+            connection
+                .send_head("HTTP/1.1 200 OK\nContent-Length: 6")
+                .await;
             connection.send("served").await;
         }
     })
@@ -62,7 +75,11 @@ async fn failing_heads(phase: &str, hows: &[&str], on_failure: &str) {
     let memory = tidegate.memory();
     for (number, how) in hows.iter().enumerate() {
         let target = |suffix: &str| format!("GET /{how}{suffix} HTTP/1.1\nHost: a");
-        assert_eq!(tidegate.exchange(&target("")).await.text(), "served", "{phase} {how}");
+        assert_eq!(
+            tidegate.exchange(&target("")).await.text(),
+            "served",
+            "{phase} {how}"
+        );
         let mut open = tidegate.websocket(&format!("/{how}")).await;
 
         for request in [target("?boom"), handshake(&format!("/{how}?boom"))] {
@@ -73,9 +90,18 @@ async fn failing_heads(phase: &str, hows: &[&str], on_failure: &str) {
                 _ => assert!(matches!(status, 200 | 101), "{phase} {how}: {status}"),
             }
         }
-        assert_eq!(failures(&tidegate, phase).await, 2.0 * (number + 1) as f64, "{phase} {how}");
-        assert_eq!(tidegate.exchange(&target("")).await.text(), "served", "{phase} {how}");
-        open.expect_echo("a session of the instance that failed").await;
+        assert_eq!(
+            failures(&tidegate, phase).await,
+            2.0 * (number + 1) as f64,
+            "{phase} {how}"
+        );
+        assert_eq!(
+            tidegate.exchange(&target("")).await.text(),
+            "served",
+            "{phase} {how}"
+        );
+        open.expect_echo("a session of the instance that failed")
+            .await;
     }
     let grown = tidegate.memory().saturating_sub(memory) >> 20;
     assert!(grown < 200, "memory has grown by {grown} MiB");
@@ -156,8 +182,16 @@ async fn a_message_that_fails_closes_its_session_with_1011_and_no_other() {
         for other in &mut others {
             other.expect_echo("another session").await;
         }
-        tidegate.websocket(&format!("/{how}")).await.expect_echo("a new one").await;
-        assert_eq!(failures(&tidegate, "message").await, (number + 1) as f64, "{how}");
+        tidegate
+            .websocket(&format!("/{how}"))
+            .await
+            .expect_echo("a new one")
+            .await;
+        assert_eq!(
+            failures(&tidegate, "message").await,
+            (number + 1) as f64,
+            "{how}"
+        );
     }
 }
 
@@ -174,7 +208,11 @@ async fn a_message_that_fails_passes_where_a_failure_opens() {
         // The plugin is skipped for this session from now on.
         client.expect_echo("boom again").await;
         other.expect_echo("another session").await;
-        assert_eq!(failures(&tidegate, "message").await, (number + 1) as f64, "{how}");
+        assert_eq!(
+            failures(&tidegate, "message").await,
+            (number + 1) as f64,
+            "{how}"
+        );
     }
 }
 
@@ -186,10 +224,8 @@ async fn a_failure_at_the_end_of_a_session_is_nobody_elses() {
     for (number, how) in hows.iter().enumerate() {
         let mut other = tidegate.websocket(&format!("/{how}")).await;
         drop(tidegate.websocket(&format!("/{how}?boom")).await);
-        crate::harness::eventually("failure of the plugin", async || {
-            let metrics = tidegate.metrics().await;
-            let series = "tidegate_plugin_instances_replaced_total";
-            (metrics.sum(series, &[("plugin", "bad")]) == (number + 1) as f64).then_some(())
+        eventually("failure of the plugin", async || {
+            (failures(&tidegate, "close").await == (number + 1) as f64).then_some(())
         })
         .await;
         other.expect_echo("another session").await;
@@ -200,10 +236,18 @@ async fn a_failure_at_the_end_of_a_session_is_nobody_elses() {
 async fn a_flood_of_log_lines_is_cut() {
     let service = both().await;
     let limits = "[plugins.bad.limits]\ncall_timeout = \"200ms\"";
-    let routes = format!("{}\n{limits}", routes(&service, "choose", &["flood"], "closed"));
+    let routes = format!(
+        "{}\n{limits}",
+        routes(&service, "choose", &["flood"], "closed")
+    );
     let tidegate = Tidegate::serving(&routes).await;
     assert_eq!(tidegate.get("/flood?boom").await.status(), 500);
-    let lines = tidegate.process.stderr.text().matches("one of many").count();
+    let lines = tidegate
+        .process
+        .stderr
+        .text()
+        .matches("one of many")
+        .count();
     assert!((1..=300).contains(&lines), "{lines} lines");
 }
 
@@ -227,7 +271,8 @@ async fn other_routes_of_the_worker_go_on_while_a_plugin_loops() {
 fn a_plugin_that_fails_its_configuration_stops_the_start_with_the_reason() {
     for how in ["trap", "loop", "hog", "recurse", "bad-verdict"] {
         let folder = Folder::new();
-        let route = "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"bad\"]\n";
+        let route =
+            "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"bad\"]\n";
         let plugin = format!(
             "[plugins.bad]\nmodule = {:?}\nconfig = {{ phase = \"configure\", how = \"{how}\" }}",
             guest("guest-misbehave")
@@ -238,7 +283,10 @@ fn a_plugin_that_fails_its_configuration_stops_the_start_with_the_reason() {
         assert_eq!(output.status.code(), Some(1), "{how}: {error}");
         assert!(error.contains("bad"), "{how}: {error}");
         if how == "bad-verdict" {
-            assert!(error.contains("told to refuse its configuration"), "{error}");
+            assert!(
+                error.contains("told to refuse its configuration"),
+                "{error}"
+            );
         }
     }
 }

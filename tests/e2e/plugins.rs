@@ -23,7 +23,10 @@ async fn requests_pass_the_chain_in_order_and_responses_in_reverse() {
     let route = route_to(&service) + "plugins = [\"a\", \"b\", \"c\"]\n";
     let tidegate = Tidegate::serving(&(route + &scripts(&["a", "b", "c"]))).await;
     let response = tidegate.get("/").await;
-    assert_eq!(response.seen_by_service().fields("x-script"), ["a", "b", "c"]);
+    assert_eq!(
+        response.seen_by_service().fields("x-script"),
+        ["a", "b", "c"]
+    );
     assert_eq!(response.fields("x-script"), ["c", "b", "a"]);
 }
 
@@ -47,7 +50,8 @@ async fn an_answer_of_a_plugin_passes_those_before_it_and_never_reaches_the_serv
     let service = Service::http_echo().await;
     let headers = "[plugins.headers]\nmodule = \"builtin:headers\"\nconfig = { response = { set = { X-Headers = \"seen\" } } }\n";
     let route = |target: &str, plugins: &str| {
-        route_to(&service).replace("\"/\"", &format!("\"{target}\"")) + &format!("plugins = {plugins}\n")
+        route_to(&service).replace("\"/\"", &format!("\"{target}\""))
+            + &format!("plugins = {plugins}\n")
     };
     let tidegate = Tidegate::serving(&format!(
         "{}{}{headers}{}",
@@ -75,10 +79,15 @@ async fn an_answer_of_a_plugin_leaves_the_connection_usable_although_a_body_was_
     let route = route_to(&service) + "plugins = [\"a\"]\n";
     let tidegate = Tidegate::serving(&(route + &scripts(&["a"]))).await;
     let mut client = tidegate.connect().await;
-    client.send_head("POST /deny HTTP/1.1\nHost: a\nContent-Length: 5").await;
+    client
+        .send_head("POST /deny HTTP/1.1\nHost: a\nContent-Length: 5")
+        .await;
     client.send("body!").await;
     assert_eq!(client.read_response().await.status(), 403);
-    client.exchange("GET / HTTP/1.1\nHost: a").await.seen_by_service();
+    client
+        .exchange("GET / HTTP/1.1\nHost: a")
+        .await
+        .seen_by_service();
 }
 
 #[tokio::test]
@@ -149,7 +158,10 @@ async fn a_component_that_sleeps_is_stopped_and_the_worker_goes_on() {
     sleeping.send_frame(text("wasi:sleep")).await;
     assert_eq!(sleeping.read_frame().await.close_code(), Some(1011));
     other.expect_echo("awake").await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(5), "the worker slept too");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(5),
+        "the worker slept too"
+    );
 }
 
 #[test]
@@ -165,14 +177,18 @@ fn a_file_that_is_no_plugin_stops_the_start_with_what_it_is() {
     for (what, bytes) in rows {
         let folder = Folder::new();
         folder.write("mine.wasm", bytes);
-        let route = "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]\n";
+        let route =
+            "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]\n";
         let text = one_listener(&format!("{route}[plugins.mine]\nmodule = \"mine.wasm\""));
         let file = folder.write("tidegate.toml", text);
         for arguments in [&["run", "-c"][..], &["check"]] {
             let output = command().args(arguments).arg(&file).output().unwrap();
             let error = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{what}: {error}");
-            assert!(error.contains("mine") && !error.contains("panicked"), "{what}: {error}");
+            assert!(
+                error.contains("mine") && !error.contains("panicked"),
+                "{what}: {error}"
+            );
         }
     }
 }
@@ -180,11 +196,18 @@ fn a_file_that_is_no_plugin_stops_the_start_with_what_it_is() {
 #[test]
 fn a_configuration_for_a_plugin_that_takes_none_is_an_error() {
     let folder = Folder::new();
-    let route = "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]\n";
-    let plugin = format!("[plugins.mine]\nmodule = {:?}\nconfig = {{ speed = 3 }}", guest("pass-through"));
+    let route =
+        "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]\n";
+    let plugin = format!(
+        "[plugins.mine]\nmodule = {:?}\nconfig = {{ speed = 3 }}",
+        guest("pass-through")
+    );
     let file = folder.write("tidegate.toml", one_listener(&(route.to_owned() + &plugin)));
     let output = command().arg("check").arg(file).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("mine") && error.contains("config"), "{error}");
+    assert!(
+        error.contains("mine") && error.contains("config"),
+        "{error}"
+    );
 }

@@ -30,12 +30,24 @@ async fn a_reload_of_another_route_leaves_an_open_tunnel_alone() {
 
 #[tokio::test]
 async fn new_requests_are_served_as_the_new_file_says_even_on_an_old_connection() {
-    let (old, new) = (Service::answering("old").await, Service::answering("new").await);
+    let (old, new) = (
+        Service::answering("old").await,
+        Service::answering("new").await,
+    );
     let mut tidegate = Tidegate::serving(&route_to(&old)).await;
     let mut client = tidegate.connect().await;
-    assert_eq!(client.exchange("GET / HTTP/1.1\nHost: a").await.text(), "old");
-    tidegate.reload_with(&one_listener(&route_to(&new))).await.unwrap();
-    assert_eq!(client.exchange("GET / HTTP/1.1\nHost: a").await.text(), "new");
+    assert_eq!(
+        client.exchange("GET / HTTP/1.1\nHost: a").await.text(),
+        "old"
+    );
+    tidegate
+        .reload_with(&one_listener(&route_to(&new)))
+        .await
+        .unwrap();
+    assert_eq!(
+        client.exchange("GET / HTTP/1.1\nHost: a").await.text(),
+        "new"
+    );
     assert_eq!(tidegate.get("/").await.text(), "new");
 }
 
@@ -63,7 +75,12 @@ async fn a_session_keeps_what_it_began_with() {
         assert_eq!(client.read_frame().await, text(masked));
     }
     // Also when the route is gone from the file.
-    tidegate.reload_with(&one_listener("[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }")).await.unwrap();
+    tidegate
+        .reload_with(&one_listener(
+            "[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }",
+        ))
+        .await
+        .unwrap();
     running.send_frame(text("one two")).await;
     assert_eq!(running.read_frame().await, text("*** two"));
     assert_eq!(tidegate.get("/").await.status(), 204);
@@ -78,19 +95,32 @@ async fn a_broken_file_changes_nothing_and_says_why() {
     let mut client = tidegate.websocket("/").await;
     let rows = [
         (good.replace("match", "matches"), "matches"),
-        (good.replace("url = ", "plugins = [\"absent\"]\nurl = "), "absent"),
-        (format!("{good}\n[limits]\nmax_header = \"big\""), "max_header"),
+        (
+            good.replace("url = ", "plugins = [\"absent\"]\nurl = "),
+            "absent",
+        ),
+        (
+            format!("{good}\n[limits]\nmax_header = \"big\""),
+            "max_header",
+        ),
         ("= not toml".to_owned(), "tidegate.toml:1"),
     ];
     for (bad, says) in &rows {
         let error = tidegate.reload_with(bad).await.unwrap_err();
         assert!(error.contains(says), "{says}: {error}");
         client.expect_echo("still here").await;
-        tidegate.websocket("/").await.expect_echo("and new ones too").await;
+        tidegate
+            .websocket("/")
+            .await
+            .expect_echo("and new ones too")
+            .await;
     }
     let metrics = tidegate.metrics().await;
     assert_eq!(metrics.sum("tidegate_generation", &[]), 1.0);
-    assert_eq!(metrics.sum("tidegate_reloads_total", &[("result", "failure")]), rows.len() as f64);
+    assert_eq!(
+        metrics.sum("tidegate_reloads_total", &[("result", "failure")]),
+        rows.len() as f64
+    );
     // Once it is right again, it counts.
     assert_eq!(tidegate.reload_with(&good).await, Ok(2));
 }
@@ -111,7 +141,10 @@ async fn a_reload_without_a_change_keeps_connections_to_services() {
 async fn new_certificates_are_shown_to_new_clients_and_old_ones_stay_connected() {
     let service = Service::websocket_echo().await;
     let authority = Authority::new();
-    let (old, new) = (authority.issue(&["www.example.com"]), authority.issue(&["www.example.com"]));
+    let (old, new) = (
+        authority.issue(&["www.example.com"]),
+        authority.issue(&["www.example.com"]),
+    );
     let folder = Folder::new();
     folder.write("cert.pem", &old.chain);
     folder.write("key.pem", &old.key);
@@ -147,8 +180,13 @@ async fn new_certificates_are_shown_to_new_clients_and_old_ones_stay_connected()
     // On every worker; connections are shared out at random.
     for _ in 0..8 {
         let config = Arc::new(authority.client(rustls::ALL_VERSIONS));
-        let stream = tls_handshake(&config, address, "www.example.com").await.unwrap();
-        assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0].as_ref(), new.der());
+        let stream = tls_handshake(&config, address, "www.example.com")
+            .await
+            .unwrap();
+        assert_eq!(
+            stream.get_ref().1.peer_certificates().unwrap()[0].as_ref(),
+            new.der()
+        );
     }
 }
 

@@ -50,7 +50,9 @@ async fn the_longest_prefix_wins_unless_a_pattern_matches() {
     ];
     let mut client = tidegate.connect().await;
     for (target, route) in rows {
-        let response = client.exchange(&format!("GET {target} HTTP/1.1\nHost: a")).await;
+        let response = client
+            .exchange(&format!("GET {target} HTTP/1.1\nHost: a"))
+            .await;
         assert_eq!(response.text(), route, "{target}");
     }
 }
@@ -59,7 +61,13 @@ async fn the_longest_prefix_wins_unless_a_pattern_matches() {
 async fn a_path_that_leaves_its_root_is_a_400() {
     let tidegate =
         Tidegate::serving("[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }").await;
-    for target in ["/../etc/passwd", "/a/../../b", "/%2e%2e/x", "/a%00b", "/%zz"] {
+    for target in [
+        "/../etc/passwd",
+        "/a/../../b",
+        "/%2e%2e/x",
+        "/a%00b",
+        "/%zz",
+    ] {
         assert_eq!(tidegate.get(target).await.status(), 400, "{target}");
     }
 }
@@ -114,7 +122,9 @@ async fn the_most_exact_site_name_wins() {
         ("192.0.2.1", "exact"),
     ];
     for (host, site) in rows {
-        let response = tidegate.exchange(&format!("GET / HTTP/1.1\nHost: {host}")).await;
+        let response = tidegate
+            .exchange(&format!("GET / HTTP/1.1\nHost: {host}"))
+            .await;
         assert_eq!(response.text(), site, "{host}");
     }
 }
@@ -158,7 +168,9 @@ async fn without_a_default_the_first_site_of_the_listener_answers() {
     ];
     for (listener, host, site) in rows {
         let mut client = crate::harness::Connection::open(tidegate.address(listener)).await;
-        let response = client.exchange(&format!("GET / HTTP/1.1\nHost: {host}")).await;
+        let response = client
+            .exchange(&format!("GET / HTTP/1.1\nHost: {host}"))
+            .await;
         assert_eq!(response.text(), site, "{host} at listener {listener}");
     }
 }

@@ -46,29 +46,45 @@ async fn a_chain_of_all_three_works_on_its_route_and_not_on_another() {
     let mut chosen = None;
     for _ in 0..4 {
         let mut client = tidegate.connect().await;
-        client.send_head(&format!("{}\n{cookie}", handshake("/chat?room=7"))).await;
+        client
+            .send_head(&format!("{}\n{cookie}", handshake("/chat?room=7")))
+            .await;
         let head = client.read_head().await;
         assert_eq!(head.status(), 101);
         assert_eq!(head.field("x-proxied"), Some("yes"));
         // The service's greeting is judged as well.
-        assert_eq!(client.read_frame().await, text("tier gold, cookie none, a *** for you"));
+        assert_eq!(
+            client.read_frame().await,
+            text("tier gold, cookie none, a *** for you")
+        );
         client.send_frame(text("my secret")).await;
         assert_eq!(client.read_frame().await, text("my ***"));
         let busy = one.connections() > 0;
         assert_eq!(*chosen.get_or_insert(busy), busy, "one room, one endpoint");
-        assert!(one.connections() == 0 || two.connections() == 0, "one room, one endpoint");
+        assert!(
+            one.connections() == 0 || two.connections() == 0,
+            "one room, one endpoint"
+        );
     }
 
     for _ in 0..2 {
         let mut client = tidegate.connect().await;
-        client.send_head(&format!("{}\n{cookie}", handshake("/plain?room=7"))).await;
+        client
+            .send_head(&format!("{}\n{cookie}", handshake("/plain?room=7")))
+            .await;
         let head = client.read_head().await;
         assert_eq!(head.field("x-proxied"), None);
-        assert_eq!(client.read_frame().await, text("tier none, cookie a=b, a secret for you"));
+        assert_eq!(
+            client.read_frame().await,
+            text("tier none, cookie a=b, a secret for you")
+        );
         client.send_frame(text("my secret")).await;
         assert_eq!(client.read_frame().await, text("my secret"));
     }
-    assert!(one.connections() > 0 && two.connections() > 0, "without the plugin they take turns");
+    assert!(
+        one.connections() > 0 && two.connections() > 0,
+        "without the plugin they take turns"
+    );
 }
 
 /// A WebSocket service that first says which fields it saw, with a secret, and then echoes.
@@ -76,7 +92,11 @@ async fn greet(mut connection: crate::harness::Connection) {
     let request = connection.read_head().await;
     connection.accept_websocket(&request).await;
     let field = |name| request.field(name).unwrap_or("none");
-    let greeting = format!("tier {}, cookie {}, a secret for you", field("x-tier"), field("cookie"));
+    let greeting = format!(
+        "tier {}, cookie {}, a secret for you",
+        field("x-tier"),
+        field("cookie")
+    );
     connection.send_frame(text(greeting)).await;
     while let Some(frame) = connection.next_frame().await {
         connection.send_frame(frame).await;
@@ -149,12 +169,18 @@ async fn a_key_stays_with_its_endpoint_until_that_is_gone() {
             "#
         ))
     };
-    let addresses: Vec<_> = services.iter().map(|service| service.address.to_string()).collect();
+    let addresses: Vec<_> = services
+        .iter()
+        .map(|service| service.address.to_string())
+        .collect();
     let tidegate = Tidegate::start(&configuration(&addresses)).await;
     let before = rooms(&tidegate).await;
     assert_eq!(rooms(&tidegate).await, before, "a room stays where it is");
     for name in names {
-        assert!(before.values().any(|found| found == name), "nobody is at {name}: {before:?}");
+        assert!(
+            before.values().any(|found| found == name),
+            "nobody is at {name}: {before:?}"
+        );
     }
 
     // With the last one refusing connections, only its rooms move.
@@ -167,7 +193,11 @@ async fn a_key_stays_with_its_endpoint_until_that_is_gone() {
     let after = rooms(&tidegate).await;
     for (room, name) in &before {
         let stays = name == "c" || &after[room] == name;
-        assert!(stays, "room {room} was at {name} and is at {} now", after[room]);
+        assert!(
+            stays,
+            "room {room} was at {name} and is at {} now",
+            after[room]
+        );
     }
     // One that does not answer costs a room another choice and not an error.
     let tidegate = Tidegate::start(&configuration(&fewer)).await;
@@ -178,7 +208,9 @@ async fn a_key_stays_with_its_endpoint_until_that_is_gone() {
 async fn rooms(tidegate: &Tidegate) -> BTreeMap<usize, String> {
     let mut found = BTreeMap::new();
     for room in 0..30 {
-        let response = tidegate.exchange(&format!("GET / HTTP/1.1\nHost: a\nX-Room: {room}")).await;
+        let response = tidegate
+            .exchange(&format!("GET / HTTP/1.1\nHost: a\nX-Room: {room}"))
+            .await;
         assert_eq!(response.status(), 200);
         found.insert(room, response.text().to_owned());
     }
@@ -188,7 +220,12 @@ async fn rooms(tidegate: &Tidegate) -> BTreeMap<usize, String> {
 #[tokio::test]
 async fn an_endpoint_is_chosen_by_query_header_cookie_or_path() {
     let (a, b) = (Service::answering("a").await, Service::answering("b").await);
-    for by in ["query:room", "header:X-Room", "cookie:room", "path-segment:2"] {
+    for by in [
+        "query:room",
+        "header:X-Room",
+        "cookie:room",
+        "path-segment:2",
+    ] {
         let tidegate = Tidegate::serving(&format!(
             r#"
             [[sites.routes]]
@@ -232,7 +269,8 @@ async fn words_are_masked_in_text_of_the_direction_asked_for() {
     .await;
     let route = |direction: &str| {
         let route = route_to(&service).replace("\"/\"", &format!("\"/{direction}\""));
-        let config = format!("words = [\"secret\"], replacement = \"#\", direction = \"{direction}\"");
+        let config =
+            format!("words = [\"secret\"], replacement = \"#\", direction = \"{direction}\"");
         format!("{route}plugins = [{{ name = \"redact\", config = {{ {config} }} }}]\n")
     };
     let tidegate = Tidegate::serving(&format!(
@@ -242,7 +280,11 @@ async fn words_are_masked_in_text_of_the_direction_asked_for() {
         route("from-service")
     ))
     .await;
-    let rows = [("/both", "1 #"), ("/from-client", "1 secret"), ("/from-service", "6 #")];
+    let rows = [
+        ("/both", "1 #"),
+        ("/from-client", "1 secret"),
+        ("/from-service", "6 #"),
+    ];
     for (target, answer) in rows {
         let mut client = tidegate.websocket(target).await;
         client.send_frame(text("secret")).await;
@@ -294,16 +336,22 @@ fn what_a_plugin_says_of_its_configuration_stops_the_start() {
     ];
     for (plugin, config, says) in rows {
         let folder = Folder::new();
-        let routes = "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]";
+        let routes =
+            "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"mine\"]";
         let file = folder.write(
             "tidegate.toml",
-            one_listener(&format!("{routes}\n[plugins.mine]\nmodule = \"builtin:{plugin}\"\n{config}")),
+            one_listener(&format!(
+                "{routes}\n[plugins.mine]\nmodule = \"builtin:{plugin}\"\n{config}"
+            )),
         );
         for arguments in [&["run", "-c"][..], &["check"]] {
             let output = command().args(arguments).arg(&file).output().unwrap();
             let error = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-            assert!(error.contains("mine") && error.contains(says), "{arguments:?}: {error}");
+            assert!(
+                error.contains("mine") && error.contains(says),
+                "{arguments:?}: {error}"
+            );
         }
     }
 }

@@ -11,8 +11,14 @@ async fn a_client_that_never_finishes_its_request_is_a_408() {
     let tidegate = Tidegate::serving(&format!("{}\n{timeouts}", route_to(&service))).await;
     let rows = [
         ("within the head", "GET / HTTP/1.1\r\nHos"),
-        ("within the body", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\npart"),
-        ("within a chunk", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart"),
+        (
+            "within the body",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\npart",
+        ),
+        (
+            "within a chunk",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart",
+        ),
     ];
     for (what, request) in rows {
         let mut client = tidegate.connect().await;
@@ -51,7 +57,8 @@ async fn a_service_that_is_silent_before_its_head_is_a_504() {
         connection.expect_end().await;
     })
     .await;
-    let tidegate = Tidegate::serving(&(route_to(&service) + "timeouts = { read = \"200ms\" }")).await;
+    let tidegate =
+        Tidegate::serving(&(route_to(&service) + "timeouts = { read = \"200ms\" }")).await;
     assert_eq!(tidegate.get("/").await.status(), 504);
     assert_eq!(tidegate.exchange(&handshake("/")).await.status(), 504);
     service.finished().await;
@@ -61,12 +68,15 @@ async fn a_service_that_is_silent_before_its_head_is_a_504() {
 async fn a_service_that_falls_silent_within_its_body_ends_the_response() {
     let service = Service::start(|mut connection| async move {
         connection.read_head().await;
-        connection.send_head("HTTP/1.1 200 OK\nContent-Length: 10").await;
+        connection
+            .send_head("HTTP/1.1 200 OK\nContent-Length: 10")
+            .await;
         connection.send("part").await;
         connection.expect_end().await;
     })
     .await;
-    let tidegate = Tidegate::serving(&(route_to(&service) + "timeouts = { read = \"200ms\" }")).await;
+    let tidegate =
+        Tidegate::serving(&(route_to(&service) + "timeouts = { read = \"200ms\" }")).await;
     let mut client = tidegate.connect().await;
     client.send_head("GET / HTTP/1.1\nHost: a").await;
     assert_eq!(client.read_head().await.status(), 200);
@@ -95,8 +105,12 @@ async fn a_service_that_does_not_read_the_request_is_a_504() {
     let route = route_to(&service) + "max_body = \"0B\"\ntimeouts = { send = \"300ms\" }";
     let tidegate = Tidegate::serving(&route).await;
     let mut client = tidegate.connect().await;
-    client.send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 1000000000").await;
-    client.send_until_stalled(&[b'x'; 65536], 1_000_000_000).await;
+    client
+        .send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 1000000000")
+        .await;
+    client
+        .send_until_stalled(&[b'x'; 65536], 1_000_000_000)
+        .await;
     assert_eq!(client.read_response().await.status(), 504);
 }
 

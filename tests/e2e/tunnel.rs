@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Connection, Service, Tidegate, accepting, close, eventually, raise_descriptor_limit, route_to, text,
-    within,
+    Connection, Service, Tidegate, accepting, close, eventually, raise_descriptor_limit, route_to,
+    text, within,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -33,7 +33,9 @@ async fn a_client_that_has_finished_sending_still_receives() {
 async fn a_service_that_has_finished_sending_still_receives() {
     let service = Service::start(|mut connection| async move {
         let request = connection.read_head().await;
-        connection.send(accepting(&request).to_wire() + "the last word").await;
+        connection
+            .send(accepting(&request).to_wire() + "the last word")
+            .await;
         connection.finish_sending().await;
         let heard = connection.read_to_end().await;
         assert_eq!(heard, b"and still I speak");
@@ -84,7 +86,10 @@ async fn a_client_that_dies_ends_the_connection_to_the_service() {
 #[tokio::test]
 async fn a_tunnel_that_is_silent_for_too_long_is_closed_and_one_that_speaks_is_not() {
     let service = Service::websocket_echo().await;
-    let route = format!("{}websocket = {{ idle_timeout = \"1s\" }}", route_to(&service));
+    let route = format!(
+        "{}websocket = {{ idle_timeout = \"1s\" }}",
+        route_to(&service)
+    );
     let tidegate = Tidegate::serving(&route).await;
     let mut silent = tidegate.websocket("/").await;
     let mut speaking = tidegate.websocket("/").await;
@@ -212,7 +217,10 @@ async fn a_thousand_tunnels_at_once_mix_nothing_up() {
                 client.send_frame(text(format!("{tunnel}/{message}"))).await;
             }
             for message in 0..MESSAGES {
-                assert_eq!(client.read_frame().await, text(format!("{tunnel}/{message}")));
+                assert_eq!(
+                    client.read_frame().await,
+                    text(format!("{tunnel}/{message}"))
+                );
             }
         });
     }

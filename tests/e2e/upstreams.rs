@@ -30,8 +30,11 @@ async fn proxy_to(endpoints: &str) -> Tidegate {
 
 #[tokio::test]
 async fn weights_5_1_1_are_served_as_nginx_would() {
-    let (a, b, c) =
-        (Service::answering("a").await, Service::answering("b").await, Service::answering("c").await);
+    let (a, b, c) = (
+        Service::answering("a").await,
+        Service::answering("b").await,
+        Service::answering("c").await,
+    );
     let tidegate = proxy_to(&format!(
         "{{ address = \"{}\", weight = 5 }}, {{ address = \"{}\" }}, {{ address = \"{}\" }}",
         a.address, b.address, c.address
@@ -41,12 +44,18 @@ async fn weights_5_1_1_are_served_as_nginx_would() {
     let turns = turns(&tidegate, 14).await;
     let (first, second) = turns.split_at(7);
     assert_eq!(first, second, "the round repeats");
-    assert!("aabacaaaabacaa".contains(first), "{first} is not a rotation of aabacaa");
+    assert!(
+        "aabacaaaabacaa".contains(first),
+        "{first} is not a rotation of aabacaa"
+    );
 }
 
 #[tokio::test]
 async fn equal_endpoints_take_turns_for_handshakes_too() {
-    let (a, b) = (Service::websocket_echo().await, Service::websocket_echo().await);
+    let (a, b) = (
+        Service::websocket_echo().await,
+        Service::websocket_echo().await,
+    );
     let tidegate = proxy_to(&format!(
         "{{ address = \"{}\" }}, {{ address = \"{}\" }}",
         a.address, b.address
@@ -75,7 +84,9 @@ async fn the_next_endpoint_serves_what_the_first_could_not_be_reached_for() {
         // Nothing of a body is sent before there is a connection, so a POST moves on as well.
         for _ in 0..2 {
             let mut client = tidegate.connect().await;
-            client.send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 4").await;
+            client
+                .send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 4")
+                .await;
             client.send("body").await;
             assert_eq!(client.read_response().await.text(), "alive", "{dead}");
         }
@@ -109,7 +120,10 @@ async fn a_failed_endpoint_is_left_alone_until_its_time_has_passed() {
         "tidegate_endpoint_failures_total",
         &[("address", &refusing.address.to_string())],
     );
-    assert_eq!(failures, 2.0, "it was tried until max_fails and not once more");
+    assert_eq!(
+        failures, 2.0,
+        "it was tried until max_fails and not once more"
+    );
 }
 
 #[tokio::test]
@@ -126,7 +140,10 @@ async fn an_endpoint_that_came_back_is_used_again() {
         (tidegate.get("/").await.text() == "a").then_some(())
     })
     .await;
-    assert!(turns(&tidegate, 4).await.contains('a'), "and it stays in use");
+    assert!(
+        turns(&tidegate, 4).await.contains('a'),
+        "and it stays in use"
+    );
     drop(back);
 }
 
@@ -152,9 +169,11 @@ async fn a_backup_serves_only_when_all_others_are_out() {
 #[tokio::test]
 async fn a_group_with_nobody_left_is_a_502() {
     let (one, two) = (Refusing::new(), Refusing::new());
-    let tidegate =
-        proxy_to(&format!("{{ address = \"{}\" }}, {{ address = \"{}\" }}", one.address, two.address))
-            .await;
+    let tidegate = proxy_to(&format!(
+        "{{ address = \"{}\" }}, {{ address = \"{}\" }}",
+        one.address, two.address
+    ))
+    .await;
     for _ in 0..3 {
         assert_eq!(tidegate.get("/").await.status(), 502);
         assert_eq!(tidegate.exchange(&handshake("/")).await.status(), 502);
@@ -180,7 +199,9 @@ async fn the_only_endpoint_of_a_group_is_never_given_up() {
 async fn an_error_that_a_service_answers_is_passed_on_and_not_a_failure() {
     let angry = Service::start(|mut connection| async move {
         while connection.next_head().await.is_some() {
-            connection.send_head("HTTP/1.1 500 Oops\nContent-Length: 0").await;
+            connection
+                .send_head("HTTP/1.1 500 Oops\nContent-Length: 0")
+                .await;
         }
     })
     .await;
@@ -211,7 +232,10 @@ async fn a_request_that_was_sent_is_never_sent_to_another_endpoint() {
         dying.address, alive.address
     );
     let tidegate = proxy_to(&endpoints).await;
-    for request in ["GET / HTTP/1.1\nHost: a", "POST / HTTP/1.1\nHost: a\nContent-Length: 0"] {
+    for request in [
+        "GET / HTTP/1.1\nHost: a",
+        "POST / HTTP/1.1\nHost: a\nContent-Length: 0",
+    ] {
         let mut statuses = Vec::new();
         for _ in 0..2 {
             statuses.push(tidegate.exchange(request).await.status());

@@ -12,15 +12,13 @@ use super::frame::Frame;
 use super::head::{self, ACCEPT, Head, Response, accepting, handshake};
 use super::within;
 
-/// One end of a connection. Every wait has a deadline, but for [`Connection::next_head`] and
-/// [`Connection::next_frame`], with which a service waits for a client that may never come.
+/// One end of a connection. Every wait has a deadline, but for those of the functions called `next`,
+/// with which a service waits for a client that may never come.
 pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     role: Role,
     /// Read from the socket but not yet by the test.
     received: Vec<u8>,
-    /// The far end.
-    pub(crate) peer: SocketAddr,
 }
 
 /// Which end this is; it decides who masks frames (RFC 6455 §5.1).
@@ -63,13 +61,19 @@ const STALL: Duration = Duration::from_millis(500);
 impl Connection {
     /// Connects to an address as a client.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let stream = within("connection", TcpStream::connect(address)).await.unwrap();
+        let stream = within("connection", TcpStream::connect(address))
+            .await
+            .unwrap();
         stream.set_nodelay(true).unwrap();
-        Self::new(stream, Role::Client, address)
+        Self::new(stream, Role::Client)
     }
 
-    pub(super) fn new(stream: impl Stream + 'static, role: Role, peer: SocketAddr) -> Self {
-        Self { stream: Box::new(stream), role, received: Vec::new(), peer }
+    pub(super) fn new(stream: impl Stream + 'static, role: Role) -> Self {
+        Self {
+            stream: Box::new(stream),
+            role,
+            received: Vec::new(),
+        }
     }
 
     /// Address of this end.
@@ -81,7 +85,9 @@ impl Connection {
 
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.try_send(bytes).await.expect("the far end takes what is sent");
+        self.try_send(bytes)
+            .await
+            .expect("the far end takes what is sent");
     }
 
     /// Sends bytes to a far end that may close meanwhile.
@@ -93,12 +99,12 @@ impl Connection {
         .await
     }
 
-    /// Sends as many of these bytes, again and again, as the far end takes before it makes this end
-    /// wait for longer than a moment. Returns how many that were; `most` if it took them all.
+    /// Sends these bytes again and again, `most` at most, until the far end makes this end wait for
+    /// longer than a moment. Returns how many it took.
     pub(crate) async fn send_until_stalled(&mut self, bytes: &[u8], most: usize) -> usize {
         let mut sent = 0;
         while sent < most {
-            let write = self.stream.write(&bytes[..bytes.len().min(most - sent)]);
+            let write = self.stream.write(&bytes[sent % bytes.len()..]);
             match tokio::time::timeout(STALL, write).await {
                 Ok(count) => sent += count.expect("the far end stays"),
                 Err(_) => break,
@@ -109,36 +115,52 @@ impl Connection {
 
     /// Ends the connection as a crashed process does: by a reset, with whatever is not yet sent lost.
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.stream.socket())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
     /// Ends this direction; the other stays open.
     pub(crate) async fn finish_sending(&mut self) {
-        within("end of sending", self.stream.shutdown()).await.unwrap();
+        within("end of sending", self.stream.shutdown())
+            .await
+            .unwrap();
     }
 
     /// Reads that many bytes.
     pub(crate) async fn read_exactly(&mut self, count: usize) -> Vec<u8> {
-        self.read_until("those bytes", |received| (received.len() >= count).then_some(count)).await
+        self.read_until("those bytes", |received| {
+            (received.len() >= count).then_some(count)
+        })
+        .await
     }
 
     /// Reads up to a marker, and the marker too.
     pub(crate) async fn read_through(&mut self, marker: &str) -> String {
-        let bytes = self.read_until(marker, |received| end_of(received, marker.as_bytes())).await;
+        let bytes = self
+            .read_until(marker, |received| end_of(received, marker.as_bytes()))
+            .await;
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Reads until the far end has finished sending. A reset counts as that, since what came before
     /// it is what the test goes on with.
     pub(crate) async fn read_to_end(&mut self) -> Vec<u8> {
-        within("end of the connection", async { while self.read_more().await != 0 {} }).await;
+        within("end of the connection", async {
+            while self.read_more().await != 0 {}
+        })
+        .await;
         std::mem::take(&mut self.received)
     }
 
     /// Fails the test unless the far end closes without sending anything more.
     pub(crate) async fn expect_end(&mut self) {
         let rest = self.read_to_end().await;
-        assert!(rest.is_empty(), "expected the end, got {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "expected the end, got {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 
     /// Reads until `find` says how many bytes from the front to take.
@@ -155,7 +177,10 @@ impl Connection {
     async fn expect_more(&mut self, what: &str) {
         let count = within(what, self.read_more()).await;
         let received = String::from_utf8_lossy(&self.received);
-        assert!(count != 0, "the connection ended before {what}; received {received:?}");
+        assert!(
+            count != 0,
+            "the connection ended before {what}; received {received:?}"
+        );
     }
 
     /// Reads once. Returns 0 at the end, for which a reset counts too.
@@ -179,7 +204,9 @@ impl Connection {
 
     /// Reads a head.
     pub(crate) async fn read_head(&mut self) -> Head {
-        let bytes = self.read_until("head", |received| end_of(received, b"\r\n\r\n")).await;
+        let bytes = self
+            .read_until("head", |received| end_of(received, b"\r\n\r\n"))
+            .await;
         Head::parse(&String::from_utf8_lossy(&bytes))
     }
 
@@ -193,6 +220,28 @@ impl Connection {
         Some(self.read_head().await)
     }
 
+    /// Reads the next request with its body; nothing if the connection ends before it is whole.
+    pub(crate) async fn next_request(&mut self) -> Option<Head> {
+        let head = self.next_head().await?;
+        let end = |received: &[u8]| match (is_chunked(&head), head.field("content-length")) {
+            (true, _) => end_of(received, b"0\r\n\r\n"),
+            (_, Some(length)) => length
+                .parse()
+                .ok()
+                .filter(|length| received.len() >= *length),
+            _ => Some(0),
+        };
+        loop {
+            if let Some(count) = end(&self.received) {
+                self.received.drain(..count);
+                return Some(head);
+            }
+            if self.read_more().await == 0 {
+                return None;
+            }
+        }
+    }
+
     /// Reads a response with its body. Not for responses to HEAD, whose heads lie about a body.
     pub(crate) async fn read_response(&mut self) -> Response {
         let head = self.read_head().await;
@@ -203,13 +252,19 @@ impl Connection {
             (_, true) => (self.read_to_end().await, Vec::new()),
             _ => self.read_body(&head).await,
         };
-        Response { head, body, trailers }
+        Response {
+            head,
+            body,
+            trailers,
+        }
     }
 
     /// Reads the body and the trailers that follow a head, as its fields announce them.
     pub(crate) async fn read_body(&mut self, head: &Head) -> (Vec<u8>, Vec<(String, String)>) {
         if !is_chunked(head) {
-            let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
+            let length = head
+                .field("content-length")
+                .map_or(0, |length| length.parse().unwrap());
             return (self.read_exactly(length).await, Vec::new());
         }
         let mut body = Vec::new();
@@ -261,7 +316,8 @@ impl Connection {
 
     /// Sends a frame, masked if this is a client.
     pub(crate) async fn send_frame(&mut self, frame: Frame) {
-        self.send(frame.encode((self.role == Role::Client).then_some(MASK))).await;
+        self.send(frame.encode((self.role == Role::Client).then_some(MASK)))
+            .await;
     }
 
     /// Reads a frame, and fails the test if the far end masked it wrongly.
@@ -294,17 +350,24 @@ impl Connection {
 
     fn take_frame(&mut self) -> Option<Frame> {
         let (frame, masked) = Frame::take(&mut self.received)?;
-        assert_eq!(masked, self.role == Role::Service, "only clients mask: {frame:?}");
+        assert_eq!(
+            masked,
+            self.role == Role::Service,
+            "only clients mask: {frame:?}"
+        );
         Some(frame)
     }
 }
 
 fn is_chunked(head: &Head) -> bool {
-    head.field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    head.field("transfer-encoding")
+        .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
 }
 
 /// Where a marker ends, if it is there.
 fn end_of(received: &[u8], marker: &[u8]) -> Option<usize> {
-    let start = received.windows(marker.len()).position(|window| window == marker)?;
+    let start = received
+        .windows(marker.len())
+        .position(|window| window == marker)?;
     Some(start + marker.len())
 }

@@ -10,7 +10,9 @@ pub(crate) fn node(script: &str, arguments: &[&str]) -> Process {
     let modules = clients().join("node_modules");
     must_exist(&modules.join("ws"));
     let mut node = Command::new("node");
-    node.args(["-e", script, "--"]).args(arguments).env("NODE_PATH", modules);
+    node.args(["-e", script, "--"])
+        .args(arguments)
+        .env("NODE_PATH", modules);
     Process::spawn(&mut node)
 }
 
@@ -24,7 +26,10 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> Process {
 
 /// Cargo's target folder.
 pub(super) fn target() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is inside of it").to_owned()
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("it is inside of it")
+        .to_owned()
 }
 
 fn clients() -> PathBuf {
@@ -32,5 +37,9 @@ fn clients() -> PathBuf {
 }
 
 fn must_exist(path: &Path) {
-    assert!(path.exists(), "{} is missing: run the tests with tests/run once", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run the tests with tests/run once",
+        path.display()
+    );
 }

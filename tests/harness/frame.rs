@@ -34,7 +34,12 @@ pub(crate) fn close(code: u16, reason: &str) -> Frame {
 
 impl Frame {
     pub(crate) fn new(opcode: u8, payload: impl AsRef<[u8]>) -> Self {
-        Self { fin: true, rsv: 0, opcode, payload: payload.as_ref().to_vec() }
+        Self {
+            fin: true,
+            rsv: 0,
+            opcode,
+            payload: payload.as_ref().to_vec(),
+        }
     }
 
     /// A fragment that does not begin the message.
@@ -92,8 +97,14 @@ impl Frame {
         let [first, second] = *received.first_chunk()?;
         let masked = second & 0x80 != 0;
         let (length, mut start) = match second & 0x7f {
-            126 => (u16::from_be_bytes(*received[2..].first_chunk()?) as usize, 4),
-            127 => (u64::from_be_bytes(*received[2..].first_chunk()?) as usize, 10),
+            126 => (
+                u16::from_be_bytes(*received[2..].first_chunk()?) as usize,
+                4,
+            ),
+            127 => (
+                u64::from_be_bytes(*received[2..].first_chunk()?) as usize,
+                10,
+            ),
             length => (length as usize, 2),
         };
         let mut key = [0; 4];
@@ -104,7 +115,12 @@ impl Frame {
         let mut payload = received.get(start..start + length)?.to_vec();
         apply(key, &mut payload);
         received.drain(..start + length);
-        let frame = Self { fin: first & 0x80 != 0, rsv: first >> 4 & 7, opcode: first & 15, payload };
+        let frame = Self {
+            fin: first & 0x80 != 0,
+            rsv: first >> 4 & 7,
+            opcode: first & 15,
+            payload,
+        };
         Some((frame, masked))
     }
 }
@@ -130,7 +146,11 @@ impl std::fmt::Debug for Frame {
         };
         write!(f, "{name}")?;
         if let Some(code) = self.close_code() {
-            return write!(f, " {code} {:?}", String::from_utf8_lossy(&self.payload[2..]));
+            return write!(
+                f,
+                " {code} {:?}",
+                String::from_utf8_lossy(&self.payload[2..])
+            );
         }
         if !self.fin {
             write!(f, " unfinished")?;
@@ -141,7 +161,12 @@ impl std::fmt::Debug for Frame {
         match self.payload.get(..200) {
             None => write!(f, " {:?}", String::from_utf8_lossy(&self.payload)),
             Some(start) => {
-                write!(f, " {:?}... of {} bytes", String::from_utf8_lossy(start), self.payload.len())
+                write!(
+                    f,
+                    " {:?}... of {} bytes",
+                    String::from_utf8_lossy(start),
+                    self.payload.len()
+                )
             }
         }
     }
@@ -162,7 +187,11 @@ mod tests {
             (text("Hel").unfinished(), None, b"\x01\x03Hel".to_vec()),
             (Frame::continuation("lo"), None, b"\x80\x02lo".to_vec()),
             (ping("Hello"), None, b"\x89\x05Hello".to_vec()),
-            (binary([7; 256]), None, [&b"\x82\x7e\x01\x00"[..], &[7; 256]].concat()),
+            (
+                binary([7; 256]),
+                None,
+                [&b"\x82\x7e\x01\x00"[..], &[7; 256]].concat(),
+            ),
             (
                 binary(vec![7; 65536]),
                 None,
@@ -172,7 +201,11 @@ mod tests {
         for (frame, mask, mut wire) in examples {
             assert_eq!(frame.encode(mask), wire);
             let cut = wire.len() - 1;
-            assert_eq!(Frame::take(&mut wire[..cut].to_vec()), None, "{frame:?} is not whole");
+            assert_eq!(
+                Frame::take(&mut wire[..cut].to_vec()),
+                None,
+                "{frame:?} is not whole"
+            );
             assert_eq!(Frame::take(&mut wire), Some((frame, mask.is_some())));
             assert!(wire.is_empty());
         }

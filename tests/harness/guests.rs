@@ -33,7 +33,15 @@ fn build(package: &str, target_triple: &str) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--quiet", "--locked", "--profile", "plugin", "--package", package])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--profile",
+            "plugin",
+            "--package",
+            package,
+        ])
         .args(["--target", target_triple])
         .arg("--manifest-path")
         .arg(manifest)
@@ -53,6 +61,12 @@ fn build(package: &str, target_triple: &str) -> PathBuf {
     }
     let built = cargo.output().unwrap();
     let errors = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "{package} does not build for {target_triple}:\n{errors}");
-    folder.join(target_triple).join("plugin").join(format!("{}.wasm", package.replace('-', "_")))
+    assert!(
+        built.status.success(),
+        "{package} does not build for {target_triple}:\n{errors}"
+    );
+    folder
+        .join(target_triple)
+        .join("plugin")
+        .join(format!("{}.wasm", package.replace('-', "_")))
 }

@@ -23,7 +23,10 @@ impl Head {
 
     /// Status of a response.
     pub(crate) fn status(&self) -> u16 {
-        let status = self.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        let status = self
+            .start
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3));
         status
             .and_then(|digits| digits.parse().ok())
             .unwrap_or_else(|| panic!("not a status line: {:?}", self.start))
@@ -46,7 +49,10 @@ impl Head {
 
     /// All values of a field, in order.
     pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
-        let named = self.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        let named = self
+            .fields
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -58,7 +64,8 @@ impl Head {
 
     /// The same head with another value for a field, or without the field.
     pub(crate) fn replacing(mut self, name: &str, value: Option<&str>) -> Self {
-        self.fields.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+        self.fields
+            .retain(|(found, _)| !found.eq_ignore_ascii_case(name));
         match value {
             Some(value) => self.with(name, value),
             None => self,
@@ -77,7 +84,9 @@ impl Head {
 
 /// Splits a line into name and value.
 pub(crate) fn field(line: &str) -> (String, String) {
-    let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("not a field: {line:?}"));
+    let (name, value) = line
+        .split_once(':')
+        .unwrap_or_else(|| panic!("not a field: {line:?}"));
     (name.to_owned(), value.trim().to_owned())
 }
 
@@ -126,7 +135,9 @@ pub(super) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The head of a 101 with which a service accepts a request to open a WebSocket.
 pub(crate) fn accepting(request: &Head) -> Head {
-    let key = request.field("sec-websocket-key").expect("a handshake has a key");
+    let key = request
+        .field("sec-websocket-key")
+        .expect("a handshake has a key");
     Head::parse(&wire(&format!(
         "HTTP/1.1 101 Switching Protocols
         Upgrade: websocket
@@ -141,7 +152,8 @@ fn accept_for(key: &str) -> String {
     use base64::Engine as _;
     let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
-    base64::engine::general_purpose::STANDARD.encode(aws_lc_rs::digest::digest(sha1, keyed.as_bytes()))
+    base64::engine::general_purpose::STANDARD
+        .encode(aws_lc_rs::digest::digest(sha1, keyed.as_bytes()))
 }
 
 /// Turns lines as tests write them, indented, into a head as the wire has it.
@@ -162,6 +174,9 @@ mod tests {
     #[test]
     fn the_example_of_the_standard_is_accepted() {
         let request = Head::parse(&wire(&handshake("/chat")));
-        assert_eq!(accepting(&request).field("sec-websocket-accept"), Some(ACCEPT));
+        assert_eq!(
+            accepting(&request).field("sec-websocket-accept"),
+            Some(ACCEPT)
+        );
     }
 }

@@ -22,12 +22,11 @@ pub(crate) use files::Folder;
 pub(crate) use foreign::{node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest};
-pub(crate) use head::{Head, Response, accepting, handshake};
-pub(crate) use metrics::Metrics;
+pub(crate) use head::{Head, accepting, handshake};
 pub(crate) use process::{Process, raise_descriptor_limit};
 pub(crate) use service::{Refusing, Service, Unreachable, http_echo, websocket_echo};
 pub(crate) use tidegate::{Tidegate, check, command, one_listener, route_to};
-pub(crate) use tls::{Authority, Certificate, tls_handshake};
+pub(crate) use tls::{Authority, tls_handshake};
 
 /// How long anything may take that should happen at once. Generous, since the machine may be busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);

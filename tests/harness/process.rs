@@ -18,11 +18,20 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = Lines::read("stdout", child.stdout.take().unwrap());
         let stderr = Lines::read("stderr", child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -52,7 +61,12 @@ impl Drop for Process {
         self.child.wait().ok();
         if std::thread::panicking() {
             for lines in [&self.stdout, &self.stderr] {
-                eprintln!("--- {} of process {}\n{}", lines.name, self.child.id(), lines.text());
+                eprintln!(
+                    "--- {} of process {}\n{}",
+                    lines.name,
+                    self.child.id(),
+                    lines.text()
+                );
             }
         }
     }
@@ -75,15 +89,25 @@ impl Lines {
         std::thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
-            while pipe.read_until(b'\n', &mut line).is_ok_and(|length| length != 0) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            while pipe
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|length| length != 0)
+            {
+                let text = String::from_utf8_lossy(&line)
+                    .trim_end_matches('\n')
+                    .to_owned();
                 line.clear();
                 let mut lines = written.lock().unwrap();
                 lines.push(text);
                 counted.send_replace(lines.len());
             }
         });
-        Self { name, lines, count, seen: 0 }
+        Self {
+            name,
+            lines,
+            count,
+            seen: 0,
+        }
     }
 
     /// Waits for the next line in which `find` finds something. Lines before it are passed over.
@@ -95,7 +119,9 @@ impl Lines {
                         return found;
                     }
                 }
-                if self.count.changed().await.is_err() && self.seen == self.lines.lock().unwrap().len() {
+                if self.count.changed().await.is_err()
+                    && self.seen == self.lines.lock().unwrap().len()
+                {
                     panic!("{} ended without {what}", self.name);
                 }
             }

@@ -101,10 +101,12 @@ impl Service {
         let (counted, flag) = (connections.clone(), failed.clone());
         let accepting = tokio::spawn(async move {
             loop {
-                let (socket, peer) = listener.accept().await.unwrap();
+                let (socket, _) = listener.accept().await.unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
                 socket.set_nodelay(true).unwrap();
-                let Some(connection) = secure(tls.as_ref(), socket, peer).await else { continue };
+                let Some(connection) = secure(tls.as_ref(), socket).await else {
+                    continue;
+                };
                 let running = tokio::spawn(script(connection));
                 let (flag, finished) = (flag.clone(), finished.clone());
                 tokio::spawn(async move {
@@ -115,7 +117,13 @@ impl Service {
                 });
             }
         });
-        Self { address, connections, finished: watched, failed, accepting: accepting.abort_handle() }
+        Self {
+            address,
+            connections,
+            finished: watched,
+            failed,
+            accepting: accepting.abort_handle(),
+        }
     }
 }
 
@@ -123,29 +131,27 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.accepting.abort();
         let failed = self.failed.load(Ordering::SeqCst);
-        assert!(!failed || std::thread::panicking(), "the script of a service failed");
+        assert!(
+            !failed || std::thread::panicking(),
+            "the script of a service failed"
+        );
     }
 }
 
 /// Nothing if the client does not finish the TLS handshake, which some tests are about.
-async fn secure(
-    tls: Option<&TlsAcceptor>,
-    socket: TcpStream,
-    peer: SocketAddr,
-) -> Option<Connection> {
+async fn secure(tls: Option<&TlsAcceptor>, socket: TcpStream) -> Option<Connection> {
     match tls {
-        None => Some(Connection::new(socket, Role::Service, peer)),
+        None => Some(Connection::new(socket, Role::Service)),
         Some(tls) => {
             let stream = tls.accept(socket).await.ok()?;
-            Some(Connection::new(stream, Role::Service, peer))
+            Some(Connection::new(stream, Role::Service))
         }
     }
 }
 
 /// The script of [`Service::http_echo`].
 pub(crate) async fn http_echo(mut connection: Connection) {
-    while let Some(head) = connection.next_head().await {
-        connection.read_body(&head).await;
+    while let Some(head) = connection.next_request().await {
         let body = head.to_wire();
         let length = body.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -158,9 +164,11 @@ pub(crate) async fn http_echo(mut connection: Connection) {
 
 /// The script of [`Service::answering`].
 async fn answering(mut connection: Connection, body: &'static str) {
-    while let Some(head) = connection.next_head().await {
-        connection.read_body(&head).await;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    while connection.next_request().await.is_some() {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         if connection.try_send(answer).await.is_err() {
             return;
         }
@@ -169,11 +177,17 @@ async fn answering(mut connection: Connection, body: &'static str) {
 
 /// The script of [`Service::websocket_echo`].
 pub(crate) async fn websocket_echo(mut connection: Connection) {
-    let Some(head) = connection.next_head().await else { return };
+    let Some(head) = connection.next_head().await else {
+        return;
+    };
     connection.accept_websocket(&head).await;
     while let Some(frame) = connection.next_frame().await {
         let is_close = frame.opcode == 8;
-        let answer = if frame.opcode == 9 { pong(&frame.payload) } else { frame };
+        let answer = if frame.opcode == 9 {
+            pong(&frame.payload)
+        } else {
+            frame
+        };
         if connection.try_send(answer.encode(None)).await.is_err() || is_close {
             return;
         }
@@ -190,13 +204,18 @@ impl Refusing {
     pub(crate) fn new() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { address: socket.local_addr().unwrap(), socket }
+        Self {
+            address: socket.local_addr().unwrap(),
+            socket,
+        }
     }
 
     /// Comes back to life with the script of [`Service::answering`].
     pub(crate) fn serve(self, body: &'static str) -> Service {
         let listener = self.socket.listen(1024).unwrap();
-        Service::accept(listener, None, move |connection| answering(connection, body))
+        Service::accept(listener, None, move |connection| {
+            answering(connection, body)
+        })
     }
 }
 
@@ -216,6 +235,10 @@ impl Unreachable {
         let wait = std::time::Duration::from_millis(100);
         let connect = || std::net::TcpStream::connect_timeout(&address, wait).ok();
         let queued = std::iter::from_fn(connect).collect();
-        Self { address, _listener: listener, _queued: queued }
+        Self {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
     }
 }

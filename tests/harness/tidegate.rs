@@ -32,7 +32,10 @@ impl Tidegate {
     pub(crate) async fn start_in(folder: Folder, configuration: &str) -> Self {
         let file = folder.write("tidegate.toml", configuration);
         let mut run = command();
-        run.arg("run").arg("-c").arg(file).args(["--log-format", "json"]);
+        run.arg("run")
+            .arg("-c")
+            .arg(file)
+            .args(["--log-format", "json"]);
         Self::spawn(folder, &mut run).await
     }
 
@@ -50,7 +53,12 @@ impl Tidegate {
     /// Starts a command that serves until it is told to stop, and waits until it is ready.
     pub(crate) async fn spawn(folder: Folder, command: &mut Command) -> Self {
         let process = Process::spawn(command.current_dir(folder.path()));
-        let mut started = Self { folder, process, addresses: Vec::new(), admin: None };
+        let mut started = Self {
+            folder,
+            process,
+            addresses: Vec::new(),
+            admin: None,
+        };
         loop {
             let line = started.process.stderr.find("log line", log_line).await;
             let address = || line["address"].as_str().unwrap().parse().unwrap();
@@ -87,14 +95,19 @@ impl Tidegate {
 
     /// Sends `GET` for a target over a connection of its own.
     pub(crate) async fn get(&self, target: &str) -> Response {
-        self.exchange(&format!("GET {target} HTTP/1.1\nHost: example.com")).await
+        self.exchange(&format!("GET {target} HTTP/1.1\nHost: example.com"))
+            .await
     }
 
     /// Sends `GET` to the admin listener.
     pub(crate) async fn admin(&self, target: &str) -> Response {
         let address = self.admin.expect("the configuration has an admin listener");
         let mut connection = Connection::open(address).await;
-        connection.exchange(&format!("GET {target} HTTP/1.1\nHost: admin\nConnection: close")).await
+        connection
+            .exchange(&format!(
+                "GET {target} HTTP/1.1\nHost: admin\nConnection: close"
+            ))
+            .await
     }
 
     /// Reads all metrics.
@@ -135,7 +148,10 @@ impl Tidegate {
                 _ => None,
             }
         };
-        self.process.stderr.find("outcome of the reload", outcome).await
+        self.process
+            .stderr
+            .find("outcome of the reload", outcome)
+            .await
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -146,15 +162,22 @@ impl Tidegate {
 
     /// Memory of the process in bytes: what it holds now, not what it reserved.
     pub(crate) fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }
 
 /// A route that sends all paths to a service. Further keys of the route may follow.
 pub(crate) fn route_to(service: &Service) -> String {
-    format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://{}\"\n", service.address)
+    format!(
+        "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://{}\"\n",
+        service.address
+    )
 }
 
 /// Runs `tidegate check` on a configuration. The error is what it printed.

@@ -31,10 +31,15 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of a test");
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(params, key), certificate }
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
     }
 
     /// The authority's own certificate, PEM.
@@ -68,8 +73,10 @@ impl Authority {
     /// Connects by TLS 1.3 or 1.2 with a server name.
     pub(crate) async fn connect(&self, address: SocketAddr, name: &str) -> Connection {
         let config = self.client(rustls::ALL_VERSIONS);
-        let stream = tls_handshake(&Arc::new(config), address, name).await.unwrap();
-        Connection::secured(stream, address)
+        let stream = tls_handshake(&Arc::new(config), address, name)
+            .await
+            .unwrap();
+        Connection::secured(stream)
     }
 }
 
@@ -97,12 +104,16 @@ pub(crate) async fn tls_handshake(
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let socket = within("connection", TcpStream::connect(address)).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    within("TLS handshake", TlsConnector::from(config.clone()).connect(name, socket)).await
+    within(
+        "TLS handshake",
+        TlsConnector::from(config.clone()).connect(name, socket),
+    )
+    .await
 }
 
 impl Connection {
     /// Goes on as a client after a TLS handshake.
-    pub(crate) fn secured(stream: TlsStream<TcpStream>, address: SocketAddr) -> Self {
-        Self::new(stream, Role::Client, address)
+    pub(crate) fn secured(stream: TlsStream<TcpStream>) -> Self {
+        Self::new(stream, Role::Client)
     }
 }
