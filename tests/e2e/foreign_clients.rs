@@ -1,0 +1,121 @@
+//! Clients and services nobody here wrote: Node's `ws` and Python's `websockets`.
+
+use crate::harness::{
+    Authority, Folder, Process, Service, Tidegate, node, one_listener, python, route_to,
+};
+
+/// Echoes with compression, and prints its port and which extensions a client agreed on.
+const NODE_SERVICE: &str = r#"
+    const { WebSocketServer } = require("ws");
+    const server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: { threshold: 0 } });
+    server.on("listening", () => console.log(server.address().port));
+    server.on("connection", (socket) => {
+        console.log(`agreed on [${socket.extensions}]`);
+        socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary }));
+    });
+"#;
+
+/// Sends messages of many lengths, all at once, and checks that they come back in order.
+const NODE_CLIENT: &str = r#"
+    const WebSocket = require("ws");
+    const [url, ca] = process.argv.slice(1);
+    const socket = new WebSocket(url, { ca, perMessageDeflate: { threshold: 0 } });
+    const sent = [];
+    for (const length of [0, 1, 125, 126, 65535, 65536, 200000])
+        sent.push("x".repeat(length), Buffer.alloc(length, 7));
+    let next = 0;
+    socket.on("open", () => sent.forEach((message) => socket.send(message)));
+    socket.on("message", (data, isBinary) => {
+        const message = isBinary ? data : data.toString();
+        const expected = sent[next++];
+        if (isBinary ? !message.equals(expected) : message !== expected) throw new Error(`message ${next}`);
+        if (next === sent.length) socket.close(4000, "bye");
+    });
+    socket.on("close", (code, reason) => console.log(`closed ${code} ${reason} after ${next} of ${sent.length}`));
+"#;
+
+/// The same in Python; an authority makes it `wss`.
+const PYTHON_CLIENT: &str = r#"
+import asyncio, ssl, sys, websockets
+
+async def main(url, ca=None):
+    context = ssl.create_default_context(cadata=ca) if ca else None
+    sent = [message for length in (0, 1, 125, 126, 65535, 65536, 200000)
+            for message in ("x" * length, b"\x07" * length)]
+    async with websockets.connect(url, ssl=context) as socket:
+        for message in sent:
+            await socket.send(message)
+        for message in sent:
+            assert await socket.recv() == message
+        # A message in fragments.
+        await socket.send(["in ", "three ", "parts"])
+        assert await socket.recv() == "in three parts"
+        await (await socket.ping())
+        await socket.close(4000, "bye")
+    print("closed", socket.close_code, socket.close_reason)
+
+asyncio.run(main(*sys.argv[1:]))
+"#;
+
+async fn node_service() -> (Process, String) {
+    let mut service = node(NODE_SERVICE, &[]);
+    let port = service.stdout.line().await;
+    (service, port)
+}
+
+#[tokio::test]
+async fn compression_that_both_ends_agree_on_survives_a_blind_tunnel() {
+    let (mut service, port) = node_service().await;
+    let route = format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"");
+    let tidegate = Tidegate::start(&one_listener(&route)).await;
+    let url = format!("ws://{}", tidegate.address(0));
+
+    let mut client = node(NODE_CLIENT, &[&url]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
+    assert_eq!(
+        service.stdout.line().await,
+        "agreed on [permessage-deflate]"
+    );
+    let mut client = python(PYTHON_CLIENT, &[&url]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye");
+    assert_eq!(
+        service.stdout.line().await,
+        "agreed on [permessage-deflate]"
+    );
+}
+
+#[tokio::test]
+async fn without_compression_all_passes_a_plugin() {
+    let (mut service, port) = node_service().await;
+    let route = format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"");
+    let plugin = "plugins = [\"redact\"]\n[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"y\"] }";
+    let tidegate = Tidegate::start(&one_listener(&format!("{route}\n{plugin}"))).await;
+    let url = format!("ws://{}", tidegate.address(0));
+
+    let mut client = node(NODE_CLIENT, &[&url]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
+    assert_eq!(service.stdout.line().await, "agreed on []");
+    let mut client = python(PYTHON_CLIENT, &[&url]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye");
+    assert_eq!(service.stdout.line().await, "agreed on []");
+}
+
+#[tokio::test]
+async fn wss_is_understood_by_others_than_rustls() {
+    let service = Service::websocket_echo().await;
+    let authority = Authority::new();
+    let certificate = authority.issue(&["localhost"]);
+    let folder = Folder::new();
+    folder.write("cert.pem", &certificate.chain);
+    folder.write("key.pem", &certificate.key);
+    let site = "certificate = { chain = \"cert.pem\", key = \"key.pem\" }\n";
+    let configuration = one_listener(&(site.to_owned() + &route_to(&service)));
+    let configuration = configuration.replace("bind =", "tls = true\nbind =");
+    let tidegate = Tidegate::start_in(folder, &configuration).await;
+    let url = format!("wss://localhost:{}", tidegate.address(0).port());
+
+    let mut client = node(NODE_CLIENT, &[&url, &authority.pem()]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
+    let mut client = python(PYTHON_CLIENT, &[&url, &authority.pem()]);
+    assert_eq!(client.stdout.line().await, "closed 4000 bye");
+}

@@ -1,0 +1,34 @@
+//! What tidegate promises, told as stories: the real binary, real sockets, one file per feature.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics says what is wrong"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod access_log;
+mod admin;
+mod architecture;
+mod bodies;
+mod command_line;
+mod demo;
+mod drain;
+mod foreign_clients;
+mod forwarding;
+mod handshake;
+mod keep_alive;
+mod limits;
+mod messages;
+mod misbehaviour;
+mod plugins;
+mod reload;
+mod routes;
+mod stock_plugins;
+mod swap;
+mod timeouts;
+mod tls;
+mod tunnel;
+mod upstreams;

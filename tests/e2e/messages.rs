@@ -1,0 +1,685 @@
+//! WebSocket messages through a chain of plugins. `guest-script` does what a message tells it to, so
+//! the tests say in messages what a plugin does.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::harness::{
+    Connection, Frame, Service, Tidegate, accepting, binary, close, guest, handshake, ping, pong,
+    route_to, text, within,
+};
+
+/// A route to a service whose messages pass these plugins, of which each is a `guest-script` with a
+/// name. Further keys of the route may follow, then `rest`.
+fn scripted(service: &Service, names: &[&str], keys: &str, rest: &str) -> String {
+    let mut plugins = String::new();
+    for name in names {
+        plugins += &format!(
+            "[plugins.{name}]\nmodule = {:?}\nconfig = {{ name = \"{name}\", obey = \"both\" }}\n",
+            guest("guest-script")
+        );
+    }
+    format!(
+        "{}plugins = {names:?}\n{keys}\n{rest}\n{plugins}",
+        route_to(service)
+    )
+}
+
+/// Answers each message with what it heard, so that nothing comes back as it went.
+async fn hearing() -> Service {
+    Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        while let Some(frame) = connection.next_frame().await {
+            match frame.opcode {
+                8 => return connection.send_frame(frame).await,
+                9 => connection.send_frame(pong(frame.payload)).await,
+                opcode => {
+                    let heard = [b"heard ", frame.payload.as_slice()].concat();
+                    connection.send_frame(Frame::new(opcode, heard)).await;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_verdict_decides_what_becomes_of_a_message() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    let rows: [(&str, &[&str]); 7] = [
+        ("plain", &["heard plain"]),
+        ("replace:other", &["heard other"]),
+        ("replace:", &["heard "]),
+        ("drop", &[]),
+        ("send-service:hello", &["heard hello"]),
+        ("send-client:hello", &["hello"]),
+        ("echo-back", &["echo-back"]),
+    ];
+    for (message, answers) in rows {
+        client.send_frame(text(message)).await;
+        for answer in answers {
+            assert_eq!(client.read_frame().await, text(answer), "{message}");
+        }
+        // And nothing else, which would come before the answer to this.
+        client.send_frame(text("next")).await;
+        assert_eq!(client.read_frame().await, text("heard next"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_closes_closes_both_ends() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        assert_eq!(connection.read_frame().await, text("before"));
+        assert_eq!(connection.read_frame().await, close(4001, "enough"));
+        connection.expect_end().await;
+    })
+    .await;
+    let mut tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(text("before")).await;
+    client.send_frame(text("close:4001:enough")).await;
+    client.send_frame(text("not any more")).await;
+    assert_eq!(client.read_frame().await, close(4001, "enough"));
+    client.expect_end().await;
+    service.finished().await;
+    assert_closed_with(&mut tidegate, "closed with 4001 by nobody").await;
+}
+
+/// Waits for what `guest-script` logs at the end of a session.
+async fn assert_closed_with(tidegate: &mut Tidegate, line: &str) {
+    let logged = |found: &str| found.contains("closed with").then(|| found.to_owned());
+    let found = tidegate
+        .process
+        .stderr
+        .find("end of the session", logged)
+        .await;
+    assert!(found.contains(line), "expected {line}: {found}");
+}
+
+#[tokio::test]
+async fn messages_pass_the_chain_in_order_and_on_the_way_back_in_reverse() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a", "b"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    let rows = [
+        // Towards the service a comes first, so b sees what a made of it ...
+        ("a/replace:b/replace:x", "heard x"),
+        // ... but not the other way round.
+        ("b/replace:a/replace:x", "heard a/replace:x"),
+        // What a plugin sends passes those between it and the end it is for.
+        ("a/send-service:b/replace:x", "heard x"),
+        ("b/send-client:a/replace:x", "x"),
+        // A plugin does not see what it sends itself, nor do those on its other side.
+        ("a/send-client:a/replace:x", "a/replace:x"),
+        ("a/send-client:b/replace:x", "b/replace:x"),
+        ("b/send-service:a/replace:x", "heard a/replace:x"),
+    ];
+    for (message, answer) in rows {
+        client.send_frame(text(message)).await;
+        assert_eq!(client.read_frame().await, text(answer), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn messages_from_the_service_pass_the_last_plugin_first() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        // With the 101, so these are early bytes as well.
+        let first = text("b/replace:a/replace:x").encode(None);
+        let second = text("a/replace:b/replace:x").encode(None);
+        let head = accepting(&request).to_wire();
+        connection
+            .send([head.as_bytes(), &first, &second].concat())
+            .await;
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a", "b"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(client.read_frame().await, text("x"));
+    assert_eq!(client.read_frame().await, text("b/replace:x"));
+}
+
+#[tokio::test]
+async fn what_a_plugin_sends_at_the_opening_comes_before_anything_else() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        let early = text("from the service").encode(None);
+        connection
+            .send([accepting(&request).to_wire().as_bytes(), &early].concat())
+            .await;
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&format!(
+        "{}plugins = [\"a\"]\n[plugins.a]\nmodule = {:?}\nconfig = {{ name = \"a\", hello = \"welcome\" }}",
+        route_to(&service),
+        guest("guest-script")
+    ))
+    .await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(client.read_frame().await, text("welcome"));
+    assert_eq!(client.read_frame().await, text("from the service"));
+}
+
+#[tokio::test]
+async fn early_messages_of_the_client_are_judged_too() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.connect().await;
+    let head = handshake("/")
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join("\r\n");
+    let early = text("replace:early").encode(Some([1, 2, 3, 4]));
+    // The second message is cut in two, the first half being early.
+    let second = text("replace:second").encode(Some([1, 2, 3, 4]));
+    client
+        .send([head.as_bytes(), b"\r\n\r\n", &early, &second[..9]].concat())
+        .await;
+    assert_eq!(client.read_head().await.status(), 101);
+    client.send(&second[9..]).await;
+    assert_eq!(client.read_frame().await, text("heard early"));
+    assert_eq!(client.read_frame().await, text("heard second"));
+}
+
+#[tokio::test]
+async fn a_fragmented_message_is_seen_whole_and_passes_as_it_came() {
+    let fragments = [
+        text("frag").unfinished(),
+        Frame::continuation("").unfinished(),
+        Frame::continuation("ments"),
+    ];
+    let wire: Vec<u8> = fragments
+        .iter()
+        .flat_map(|frame| frame.encode(Some([9, 8, 7, 6])))
+        .collect();
+    let expected = wire.clone();
+    let service = Service::start(move |mut connection| {
+        let expected = expected.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            // The same masks and the same fragments.
+            assert_eq!(connection.read_exactly(expected.len()).await, expected);
+            assert_eq!(connection.read_frame().await, text("whole"));
+            connection.send_frame(text("unmasked").unfinished()).await;
+            connection
+                .send_frame(Frame::continuation(" fragments"))
+                .await;
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send(&wire).await;
+    for fragment in ["repl", "ace:wh", "ole"] {
+        let frame = if fragment == "repl" {
+            text(fragment)
+        } else {
+            Frame::continuation(fragment)
+        };
+        client
+            .send_frame(if fragment == "ole" {
+                frame
+            } else {
+                frame.unfinished()
+            })
+            .await;
+    }
+    assert_eq!(client.read_frame().await, text("unmasked").unfinished());
+    assert_eq!(client.read_frame().await, Frame::continuation(" fragments"));
+}
+
+#[tokio::test]
+async fn control_frames_between_fragments_are_relayed_at_once() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(text("replace:in").unfinished()).await;
+    client.send_frame(ping("are you there?")).await;
+    assert_eq!(client.read_frame().await, pong("are you there?"));
+    client.send_frame(Frame::continuation(" two")).await;
+    assert_eq!(client.read_frame().await, text("heard in two"));
+}
+
+#[tokio::test]
+async fn a_message_cut_anywhere_by_the_network_is_the_same_message() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    let payload = format!("replace:{}", "y".repeat(150));
+    let wire = text(&payload).encode(Some([5, 6, 7, 8]));
+    for cut in 1..wire.len() {
+        client.send(&wire[..cut]).await;
+        // So that the halves are two reads and not one.
+        tokio::task::yield_now().await;
+        client.send(&wire[cut..]).await;
+        let answer = text(format!("heard {}", &payload["replace:".len()..]));
+        assert_eq!(client.read_frame().await, answer, "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_may_be_as_long_as_max_message_and_no_longer() {
+    let service = Service::websocket_echo().await;
+    let keys = "websocket = { max_message = \"1000B\" }";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], keys, "")).await;
+    let rows: [(&str, Vec<Frame>, bool); 5] = [
+        ("just right", vec![text("x".repeat(1000))], true),
+        ("one byte more", vec![text("x".repeat(1001))], false),
+        (
+            "just right in fragments",
+            vec![binary([1; 500]).unfinished(), Frame::continuation([1; 500])],
+            true,
+        ),
+        (
+            "one byte more in fragments",
+            vec![binary([1; 500]).unfinished(), Frame::continuation([1; 501])],
+            false,
+        ),
+        (
+            "binary, that no plugin asked for",
+            vec![binary(vec![1; 1001])],
+            false,
+        ),
+    ];
+    for (what, frames, fits) in rows {
+        let mut client = tidegate.websocket("/").await;
+        for frame in frames {
+            client.try_send(frame.encode(Some([1; 4]))).await.ok();
+        }
+        let answer = client.read_frame().await;
+        let expected = if fits { None } else { Some(1009) };
+        assert_eq!(answer.close_code(), expected, "{what}: {answer:?}");
+    }
+}
+
+/// A header that announces more than it is followed by is enough.
+#[tokio::test]
+async fn a_length_over_max_message_is_refused_at_its_header() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client
+        .send(b"\x82\xff\x00\x00\x00\x7f\xff\xff\xff\xff\x01\x02\x03\x04")
+        .await;
+    assert_eq!(client.read_frame().await.close_code(), Some(1009));
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_the_protocol_is_told_how() {
+    let service = Service::websocket_echo().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mask = Some([0x11, 0x22, 0x33, 0x44]);
+    let masked = |frame: Frame| frame.encode(mask);
+    let rows: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("an unmasked frame", text("hello").encode(None), 1002),
+        (
+            "a reserved bit",
+            masked(text("hello").with_rsv(0b100)),
+            1002,
+        ),
+        ("an unknown opcode", masked(Frame::new(3, "hello")), 1002),
+        (
+            "an unknown control opcode",
+            masked(Frame::new(11, "hello")),
+            1002,
+        ),
+        (
+            "a fragmented ping",
+            masked(ping("hello").unfinished()),
+            1002,
+        ),
+        ("a ping that is too long", masked(ping([0; 126])), 1002),
+        (
+            "a continuation of nothing",
+            masked(Frame::continuation("hello")),
+            1002,
+        ),
+        (
+            "a message within another",
+            [masked(text("one").unfinished()), masked(text("two"))].concat(),
+            1002,
+        ),
+        (
+            "a length in more bytes than needed",
+            b"\x81\xfe\x00\x01\0\0\0\0x".to_vec(),
+            1002,
+        ),
+        (
+            "a length with its top bit set",
+            b"\x82\xff\x80\0\0\0\0\0\0\x01\0\0\0\0".to_vec(),
+            1002,
+        ),
+        ("a close of one byte", masked(Frame::new(8, [3])), 1002),
+        (
+            "a close with a code that is never sent",
+            masked(close(1005, "")),
+            1002,
+        ),
+        ("a close with a reserved code", masked(close(999, "")), 1002),
+        (
+            "a close whose reason is not UTF-8",
+            masked(Frame::new(8, b"\x03\xe8\xff")),
+            1007,
+        ),
+        ("text that is not UTF-8", masked(text(b"\xff")), 1007),
+        (
+            "text that ends within a character",
+            masked(text(b"caf\xc3")),
+            1007,
+        ),
+        (
+            "text whose second fragment is not UTF-8",
+            [
+                masked(text(b"caf\xc3").unfinished()),
+                masked(Frame::continuation(b"(")),
+            ]
+            .concat(),
+            1007,
+        ),
+        ("a surrogate", masked(text(b"\xed\xa0\x80")), 1007),
+    ];
+    for (what, bytes, code) in rows {
+        let mut client = tidegate.websocket("/").await;
+        client.expect_echo("before").await;
+        client.send(bytes).await;
+        let answer = client.read_frame().await;
+        assert_eq!(answer.close_code(), Some(code), "{what}: {answer:?}");
+        assert!(
+            answer.payload.len() > 2,
+            "{what}: the reason says what it was"
+        );
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_character_cut_by_fragments_is_no_error() {
+    let service = Service::websocket_echo().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    let fragments = [text(b"caf\xc3").unfinished(), Frame::continuation(b"\xa9")];
+    for fragment in fragments {
+        client.send_frame(fragment.clone()).await;
+    }
+    assert_eq!(client.read_frame().await, text(b"caf\xc3").unfinished());
+    assert_eq!(client.read_frame().await, Frame::continuation(b"\xa9"));
+}
+
+#[tokio::test]
+async fn a_service_that_breaks_the_protocol_is_told_and_the_client_hears_that_it_is_to_blame() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        connection
+            .send(text("masked").encode(Some([1, 2, 3, 4])))
+            .await;
+        assert_eq!(connection.read_frame().await.close_code(), Some(1002));
+        connection.expect_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(client.read_frame().await.close_code(), Some(1014));
+    client.expect_end().await;
+    service.finished().await;
+}
+
+#[tokio::test]
+async fn a_closing_handshake_passes_as_it_is() {
+    let service = hearing().await;
+    let mut tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(close(4321, "see you")).await;
+    assert_eq!(client.read_frame().await, close(4321, "see you"));
+    client.expect_end().await;
+    assert_closed_with(&mut tidegate, "closed with 4321 by client").await;
+
+    // Without a code, which is allowed too.
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(Frame::new(8, "")).await;
+    assert_eq!(client.read_frame().await, Frame::new(8, ""));
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_dies_within_a_message_closes_the_client_with_1014() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        let whole = text("a message that is cut short").encode(None);
+        connection
+            .send([&text("whole").encode(None), &whole[..10]].concat())
+            .await;
+    })
+    .await;
+    let mut tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(client.read_frame().await, text("whole"));
+    // Nothing of the message that never came whole.
+    assert_eq!(client.read_frame().await.close_code(), Some(1014));
+    client.expect_end().await;
+    assert_closed_with(&mut tidegate, "closed with 1006 by service").await;
+}
+
+#[tokio::test]
+async fn a_client_that_dies_closes_the_service_with_1001() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        assert_eq!(connection.read_frame().await, text("hello"));
+        assert_eq!(connection.read_frame().await, close(1001, ""));
+        connection.expect_end().await;
+    })
+    .await;
+    let mut tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(text("hello")).await;
+    client.finish_sending().await;
+    drop(client);
+    service.finished().await;
+    assert_closed_with(&mut tidegate, "closed with 1006 by client").await;
+}
+
+#[tokio::test]
+async fn compression_is_not_offered_on_a_route_whose_plugins_read_messages() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        assert_eq!(request.field("sec-websocket-extensions"), None);
+        assert_eq!(
+            request.field("sec-websocket-protocol"),
+            Some("chat, superchat")
+        );
+        let answer = accepting(&request).with("Sec-WebSocket-Protocol", "chat");
+        let answer = match request.target() {
+            "/insists" => answer.with("Sec-WebSocket-Extensions", "permessage-deflate"),
+            _ => answer,
+        };
+        connection.send(answer.to_wire()).await;
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    for (target, status) in [("/", 101), ("/insists", 502)] {
+        let mut client = tidegate.connect().await;
+        let offer =
+            "Sec-WebSocket-Extensions: permessage-deflate\nSec-WebSocket-Protocol: chat, superchat";
+        client
+            .send_head(&format!("{}\n{offer}", handshake(target)))
+            .await;
+        let head = client.read_head().await;
+        assert_eq!(head.status(), status, "{target}");
+        assert_eq!(head.field("sec-websocket-extensions"), None, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_knows_the_handshake() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        let answer = accepting(&request)
+            .with("Sec-WebSocket-Protocol", "chat")
+            .with("X-Fact", "of the service");
+        connection.send(answer.to_wire()).await;
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.connect().await;
+    let fields = "X-Fact: of the client\nSec-WebSocket-Protocol: chat";
+    client
+        .send_head(&format!("{}\n{fields}", handshake("/room%2F7?q")))
+        .await;
+    assert_eq!(client.read_head().await.status(), 101);
+    client.send_frame(text("facts")).await;
+    let expected = [
+        "scheme=http",
+        "host=example.com",
+        "target=/room%2F7?q",
+        "remote-address=127.0.0.1",
+        &format!("endpoint={}", service.address),
+        "subprotocol=chat",
+        "reopened=false",
+        "request-x-fact=of the client",
+        "response-x-fact=of the service",
+    ];
+    assert_eq!(client.read_frame().await, text(expected.join("\n")));
+}
+
+#[tokio::test]
+async fn sessions_of_one_instance_do_not_share_their_state() {
+    let service = hearing().await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let (mut one, mut other) = (tidegate.websocket("/").await, tidegate.websocket("/").await);
+    for number in ["1", "2", "3"] {
+        one.send_frame(text("count")).await;
+        assert_eq!(one.read_frame().await, text(number));
+    }
+    other.send_frame(text("count")).await;
+    assert_eq!(other.read_frame().await, text("1"));
+    // The number of a session that has ended is given to the next; its state is not.
+    one.send_frame(close(1000, "")).await;
+    one.read_to_end().await;
+    let mut next = tidegate.websocket("/").await;
+    next.send_frame(text("count")).await;
+    assert_eq!(next.read_frame().await, text("1"));
+}
+
+/// Promise 1 of the design.
+#[tokio::test]
+async fn a_message_that_no_plugin_asked_for_costs_no_call() {
+    let service = hearing().await;
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", admin)).await;
+    let mut client = tidegate.websocket("/").await;
+    let calls = async || {
+        let metrics = tidegate.metrics().await;
+        let labels = [("plugin", "a"), ("phase", "message")];
+        metrics.sum("tidegate_plugin_calls_total", &labels)
+    };
+    client.send_frame(text("seen")).await;
+    client.read_frame().await;
+    // Once on its way to the service, and the answer on its way back.
+    assert_eq!(calls().await, 2.0);
+    for _ in 0..3 {
+        client.send_frame(binary("unseen")).await;
+        assert_eq!(client.read_frame().await, binary("heard unseen"));
+        client.send_frame(ping("unseen")).await;
+        assert_eq!(client.read_frame().await, pong("unseen"));
+    }
+    assert_eq!(calls().await, 2.0);
+    let metrics = tidegate.metrics().await;
+    for (verdict, count) in [("pass", 1.0), ("unseen", 3.0)] {
+        for direction in ["to-service", "to-client"] {
+            let labels = [("direction", direction), ("verdict", verdict)];
+            assert_eq!(
+                metrics.sum("tidegate_messages_total", &labels),
+                count,
+                "{labels:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_messages_pass_whole_in_both_directions_at_once() {
+    let service = Service::websocket_echo().await;
+    let keys = "websocket = { max_message = \"4MiB\" }";
+    // What a machine that does other things as well needs to look through a megabyte.
+    let limits =
+        "[plugins.a.limits]\ncall_timeout = \"1s\"\n[plugins.b.limits]\ncall_timeout = \"1s\"";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a", "b"], keys, limits)).await;
+    let mut client = tidegate.websocket("/").await;
+    let payload: String = ('a'..='z').cycle().take(1_500_000).collect();
+    // All three are on their way before the first comes back.
+    for number in 0..3 {
+        client.send_frame(text(format!("{number}{payload}"))).await;
+    }
+    for number in 0..3 {
+        assert!(
+            client.read_frame().await == text(format!("{number}{payload}")),
+            "message {number}"
+        );
+    }
+}
+
+/// Promise 5 of the design, where messages pass plugins.
+#[tokio::test]
+async fn peers_that_do_not_read_cost_no_memory_with_plugins_either() {
+    const SESSIONS: usize = 16;
+    const MOST: usize = 200 << 20;
+
+    let stalled = Arc::new(Semaphore::new(0));
+    let counted = stalled.clone();
+    let service = Service::start(move |mut connection| {
+        let counted = counted.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            if request.target() == "/flood" {
+                let message = binary([b'x'; 50_000]).encode(None);
+                assert!(connection.send_until_stalled(&message, MOST).await < MOST);
+                counted.add_permits(1);
+            }
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let stall = async |sessions: usize| {
+        let mut held = JoinSet::new();
+        for _ in 0..sessions {
+            let mut silent = tidegate.websocket("/silent").await;
+            held.spawn(async move {
+                let message = text("x".repeat(50_000)).encode(Some([0; 4]));
+                assert!(silent.send_until_stalled(&message, MOST).await < MOST);
+                silent
+            });
+            let flooded = tidegate.websocket("/flood").await;
+            held.spawn(async { flooded });
+        }
+        let held: Vec<Connection> = held.join_all().await;
+        let all = stalled.acquire_many(sessions as u32);
+        within("stall of the service", all).await.unwrap().forget();
+        held
+    };
+    let _first = stall(1).await;
+    let before = tidegate.memory();
+    let held = stall(SESSIONS).await;
+    let each = tidegate.memory().saturating_sub(before) as usize / held.len();
+    assert!(
+        each < 1 << 20,
+        "a stalled session holds {} KiB",
+        each / 1024
+    );
+}

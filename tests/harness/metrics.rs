@@ -1,0 +1,54 @@
+//! What `/metrics` says, in the Prometheus text format.
+
+use std::collections::BTreeMap;
+
+/// Values by series, as written: `name{label="value"}`.
+#[derive(Debug)]
+pub(crate) struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    pub(crate) fn parse(text: &str) -> Self {
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Self(
+            lines
+                .map(|line| {
+                    let (series, value) = line.rsplit_once(' ').expect("a series and its value");
+                    (
+                        series.to_owned(),
+                        value.parse().expect("the value is a number"),
+                    )
+                })
+                .collect(),
+        )
+    }
+
+    /// Sum of all series of this name that carry all these labels. Fails the test if there is none.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{value}\""))
+            .collect();
+        let mut found = self
+            .0
+            .iter()
+            .filter(|(series, _)| series.split('{').next() == Some(name))
+            .filter(|(series, _)| labels.iter().all(|label| has_label(series, label)))
+            .map(|(_, value)| value)
+            .peekable();
+        assert!(
+            found.peek().is_some(),
+            "no {name} with {labels:?} among {self:#?}"
+        );
+        found.sum()
+    }
+}
+
+/// Whether a series carries `label="value"`, as a whole and not as the end of another.
+fn has_label(series: &str, label: &str) -> bool {
+    let inside = series
+        .split_once('{')
+        .map_or("", |(_, rest)| rest.trim_end_matches('}'));
+    format!(",{inside},").contains(&format!(",{label},"))
+}
