@@ -48,7 +48,10 @@ impl Workers {
                     Ok(runtime) => (Some(runtime), Ok(())),
                     Err(error) => (None, Err(error)),
                 };
-                if started.send(outcome).is_err() {
+                let told = started.send(outcome);
+                // Whoever waits for the others must not wait for this one's end.
+                drop(started);
+                if told.is_err() {
                     return;
                 }
                 if let Some(runtime) = runtime {
