@@ -68,9 +68,10 @@ pub(crate) enum Error {
         upstream: String,
         source: certificates::Error,
     },
-    #[error("plugin `{plugin}`")]
+    #[error("plugin `{plugin}` from {module}")]
     Plugin {
         plugin: String,
+        module: String,
         source: plugin::Error,
     },
     #[error("plugin `{plugin}`: cannot read its module {module}")]
@@ -227,13 +228,10 @@ fn plugins(
     let mut plugins = Vec::new();
     for settings in &config.plugins {
         let name = || settings.name.clone();
+        let module = settings.module.to_string();
         let bytes = match plugin::read_module(&settings.module) {
             Ok(bytes) => bytes,
             Err(source) => {
-                let module = match &settings.module {
-                    config::Module::File(path) => path.display().to_string(),
-                    config::Module::Builtin(name) => format!("builtin:{name}"),
-                };
                 errors.push(Error::Module {
                     plugin: name(),
                     module,
@@ -256,6 +254,7 @@ fn plugins(
             Ok(plugin) => plugins.push(plugin),
             Err(source) => errors.push(Error::Plugin {
                 plugin: name(),
+                module,
                 source,
             }),
         }

@@ -342,3 +342,12 @@ impl std::fmt::Display for Pattern {
         }
     }
 }
+
+impl std::fmt::Display for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}

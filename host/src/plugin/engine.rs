@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -347,11 +348,17 @@ fn pool() -> InstanceAllocationStrategy {
 }
 
 fn componentise(module: &[u8]) -> Result<Vec<u8>, Error> {
-    wit_component::ComponentEncoder::default()
-        .validate(true)
-        .module(module)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| Error::Componentise(error.into()))
+    // The encoder trusts the sections that tell it about the component, and panics where they are cut.
+    let encoded = catch_unwind(|| {
+        wit_component::ComponentEncoder::default()
+            .validate(true)
+            .module(module)
+            .and_then(|mut encoder| encoder.encode())
+    });
+    match encoded {
+        Ok(encoded) => encoded.map_err(|error| Error::Componentise(error.into())),
+        Err(_) => Err(Error::Componentise("its sections are damaged".into())),
+    }
 }
 
 /// Looks up the functions of an interface that is exported as `name`.

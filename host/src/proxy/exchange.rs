@@ -27,13 +27,16 @@ pub(crate) async fn run(
     session: &mut Session,
     upstream: &Upstream,
     head: &mut Parts,
-    body: Incoming,
+    body: Option<Incoming>,
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
     let progress = ending.receives();
     let body_read = route.generation().timeouts.body_read;
-    let mut body = RequestBody::new(body, route.settings.max_body_bytes, body_read, &progress);
+    let limit = route.settings.max_body_bytes;
+    let mut body = body
+        .map(|body| RequestBody::new(body, limit, body_read, &progress))
+        .unwrap_or_default();
     head::for_service(
         head,
         &route.settings.set_headers,

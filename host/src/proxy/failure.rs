@@ -118,10 +118,14 @@ impl SessionFailure {
         })
     }
 
-    /// Returns the code that plugins are told.
+    /// Returns the code that plugins are told: that of the Close frame that ended the session.
     pub(crate) fn close_code(&self) -> u16 {
-        self.close_for_client()
-            .map_or(CloseCode::ABNORMAL, |(code, _)| code.as_u16())
+        match self {
+            Self::ClientGone | Self::ServiceGone => CloseCode::ABNORMAL,
+            _ => self
+                .close_for_client()
+                .map_or(CloseCode::ABNORMAL, |(code, _)| code.as_u16()),
+        }
     }
 
     /// Returns the peer that ended the session; None: the proxy or a plugin did.

@@ -5,16 +5,20 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::body::ResponseBody;
@@ -33,6 +37,12 @@ use crate::upstream::{self, BodyProgress, Endpoint, Open, Tried, Upstream};
 
 /// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
 const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+
+/// Request bodies up to this size are read although nobody wants them.
+const DISCARDED_BYTES: u64 = 64 * 1024;
+
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_millis(100);
 
 /// A route of a generation. Cheap to clone, and keeps the generation.
 #[derive(Clone)]
@@ -86,31 +96,43 @@ pub(crate) async fn run(
     let (mut head, body) = request.into_parts();
     let mut ending = Ending::begin(&worker, &client, &head);
     let has_body = !body.is_end_stream();
-    let mut session = match Session::begin(&head, has_body, client, worker) {
-        Ok(session) => session,
-        Err(failure) => return ending.answer(failed(&failure, &head), has_body),
-    };
-    ending.routed(&session.route);
-    let served = session.serve(&mut head, body, &mut ending).await;
-    let response = match served {
-        Ok(response) => Ok(response),
-        // A plugin gets to see the proxy's own answers as well.
+    // Asking for it would make hyper ask the client for it.
+    let is_withheld = head.headers.contains_key(EXPECT);
+    let mut body = Some(body);
+    let response = match Session::begin(&head, has_body, client, worker) {
+        Ok(session) => session.answer(&mut head, &mut body, &mut ending).await,
         Err(failure) => {
             ending.failed(&failure);
-            if session.shown.is_none() {
-                session.remember(&head, None);
-            }
-            session.judge(failed(&failure, &head))
+            failed(&failure, &head)
         }
     };
-    let response = response.unwrap_or_else(|failure| {
-        ending.failed(&failure);
-        failed(&failure, &head)
-    });
-    if let (Some(record), Some(chain)) = (&mut ending.record, &session.chain) {
-        record.plugin_time = chain.time_spent();
+    let unread = match body {
+        Some(body) if has_body => is_withheld || !discard(body).await,
+        Some(_) => false,
+        None => !ending.has_received(),
+    };
+    Ok(ending.answer(response, unread))
+}
+
+/// Reads and forgets a body that nobody wants, if it is short and does not take long, so that the
+/// connection can serve the next request. Returns whether it came to its end.
+async fn discard(mut body: Incoming) -> bool {
+    if body
+        .size_hint()
+        .upper()
+        .is_none_or(|upper| upper > DISCARDED_BYTES)
+    {
+        return false;
     }
-    ending.answer(response, has_body)
+    let read = async {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(DISCARD_TIME, read).await.unwrap_or(false)
 }
 
 /// Records a request that hyper could not read, and answered by itself.
@@ -131,6 +153,34 @@ pub(crate) fn refused(
 }
 
 impl Session {
+    /// Returns the response: the service's, a plugin's, or the proxy's own.
+    async fn answer(
+        mut self,
+        head: &mut Parts,
+        body: &mut Option<Incoming>,
+        ending: &mut Ending,
+    ) -> Response<ResponseBody> {
+        ending.routed(&self.route);
+        let response = match self.serve(head, body, ending).await {
+            Ok(response) => Ok(response),
+            // A plugin gets to see the proxy's own answers as well.
+            Err(failure) => {
+                ending.failed(&failure);
+                if self.shown.is_none() {
+                    self.remember(head, None);
+                }
+                self.judge(failed(&failure, head))
+            }
+        };
+        if let (Some(record), Some(chain)) = (&mut ending.record, &self.chain) {
+            record.plugin_time = chain.time_spent();
+        }
+        response.unwrap_or_else(|failure| {
+            ending.failed(&failure);
+            failed(&failure, head)
+        })
+    }
+
     /// Checks the head and finds its route.
     fn begin(
         head: &Parts,
@@ -204,10 +254,10 @@ impl Session {
     async fn serve(
         &mut self,
         head: &mut Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
-        self.check_length(&body)?;
+        self.check_length(body.as_ref())?;
         self.hop = Hop::take(&mut head.headers);
         if let Some(chain) = &mut self.chain
             && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
@@ -222,16 +272,16 @@ impl Session {
             return self.judge(response);
         };
         match self.offer.take() {
-            None => exchange::run(self, upstream, head, body, ending).await,
+            None => exchange::run(self, upstream, head, body.take(), ending).await,
             // Boxed: it is larger than an exchange, and every request would have to make room for it.
             Some(offer) => Box::pin(handshake::run(self, upstream, offer, head, ending)).await,
         }
     }
 
     /// Refuses a body that says itself that it is too long (RFC 9110 §15.5.14).
-    fn check_length(&self, body: &Incoming) -> Result<(), Failure> {
+    fn check_length(&self, body: Option<&Incoming>) -> Result<(), Failure> {
         let limit = self.route.settings.max_body_bytes;
-        if limit != 0 && body.size_hint().lower() > limit {
+        if limit != 0 && body.is_some_and(|body| body.size_hint().lower() > limit) {
             return Err(upstream::BodyProblem::TooLarge { limit }.into());
         }
         Ok(())
@@ -434,6 +484,11 @@ impl Ending {
         }
     }
 
+    /// Whether the whole request body has been read, or given up.
+    fn has_received(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_done())
+    }
+
     /// Returns what is wrong with the request body, if anything is.
     pub(crate) fn body_problem(&self) -> Option<upstream::BodyProblem> {
         self.body.as_ref().and_then(|body| body.problem())
@@ -490,15 +545,15 @@ impl Ending {
     fn answer(
         &mut self,
         mut response: Response<ResponseBody>,
-        has_body: bool,
-    ) -> Result<Response<ResponseBody>, Infallible> {
+        unread: bool,
+    ) -> Response<ResponseBody> {
         let status = response.status();
         self.worker.metrics.responses[status.into()].increment();
         if let Some(record) = &mut self.record {
             record.status = Some(status);
         }
-        // What is left of the body will not be read, so the connection cannot go on.
-        if has_body && !self.body.as_ref().is_some_and(|body| body.is_done()) {
+        // What is left of the request's body will not be read, so the connection cannot go on.
+        if unread {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -508,7 +563,7 @@ impl Ending {
         }
         let ending = self.take();
         response.body_mut().ends(ending);
-        Ok(response)
+        response
     }
 }
 

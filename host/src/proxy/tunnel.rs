@@ -33,6 +33,8 @@ struct Tunnel {
     to_client: Flow,
     /// The worker wants the tunnel to end: at the next boundary, if there are any.
     draining: bool,
+    /// Who ended it first.
+    ended_by: Option<ClosedBy>,
 }
 
 /// One direction of a tunnel.
@@ -69,6 +71,7 @@ pub(crate) async fn run(
         to_service: Flow::new(for_service, is_websocket),
         to_client: Flow::new(for_client, is_websocket),
         draining: false,
+        ended_by: None,
     };
     let outcome = poll_fn(|cx| tunnel.poll(cx, &watch)).await;
     drop(watch);
@@ -123,6 +126,13 @@ impl Tunnel {
             bytes[Direction::ToClient].add(after[1] - before[1]);
             watch.touch();
         }
+        self.ended_by = self
+            .ended_by
+            .or(match (self.to_service.ended, self.to_client.ended) {
+                (true, false) => Some(ClosedBy::Client),
+                (false, true) => Some(ClosedBy::Service),
+                _ => None,
+            });
         if self.draining && self.to_service.is_at_boundary() && self.to_client.is_at_boundary() {
             return Poll::Ready(Outcome::Failed(SessionFailure::Draining));
         }
@@ -148,6 +158,7 @@ impl Tunnel {
             mut ends,
             to_service,
             to_client,
+            ended_by,
             ..
         } = self;
         if let Some(record) = &mut ends.ending.record {
@@ -155,11 +166,7 @@ impl Tunnel {
             record.bytes_to_client = to_client.bytes;
             record.messages_from_client = to_service.messages();
             record.messages_from_service = to_client.messages();
-            record.closed_by = match (to_service.ended, to_client.ended) {
-                (true, false) => Some(ClosedBy::Client),
-                (false, true) => Some(ClosedBy::Service),
-                _ => None,
-            };
+            record.closed_by = ended_by;
         }
         let messages = &ends.worker.metrics.messages;
         messages[Direction::ToService][Fate::Unseen].add(to_service.messages());
