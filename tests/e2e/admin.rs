@@ -2,6 +2,9 @@
 
 use crate::harness::{Refusing, Service, Tidegate, binary, eventually, route_to, text};
 
+/// A series by its name and labels, and its value.
+type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 #[tokio::test]
 async fn healthz_says_ok_and_other_paths_are_unknown() {
     let routes = "[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }\n";
@@ -53,7 +56,7 @@ async fn metrics_count_what_happened() {
     })
     .await;
     let address = refusing.address.to_string();
-    let rows: [(&str, &[(&str, &str)], f64); 13] = [
+    let rows: [Row<'_>; 13] = [
         ("tidegate_connections_accepted_total", &[], 6.0),
         ("tidegate_connections_refused_total", &[], 0.0),
         ("tidegate_connections_open", &[], 1.0),

@@ -24,6 +24,7 @@ mod limits;
 mod messages;
 mod misbehaviour;
 mod plugins;
+mod protocol;
 mod reload;
 mod routes;
 mod stock_plugins;

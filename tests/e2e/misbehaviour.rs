@@ -40,11 +40,11 @@ fn routes(service: &Service, phase: &str, hows: &[&str], on_failure: &str) -> St
 
 /// How many calls of a phase failed.
 async fn failures(tidegate: &Tidegate, phase: &str) -> f64 {
+    let labels = [("plugin", "bad"), ("phase", phase)];
     let metrics = tidegate.metrics().await;
-    metrics.sum(
-        "tidegate_plugin_failures_total",
-        &[("plugin", "bad"), ("phase", phase)],
-    )
+    metrics
+        .find("tidegate_plugin_failures_total", &labels)
+        .unwrap_or_default()
 }
 
 /// A service that answers requests, and echoes once it is asked for a WebSocket.

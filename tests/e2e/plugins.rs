@@ -114,6 +114,40 @@ async fn what_a_plugin_logs_is_in_the_log_with_its_name() {
 }
 
 #[tokio::test]
+async fn calls_of_plugins_are_counted_and_timed_by_phase() {
+    let service = Service::websocket_echo().await;
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let route = route_to(&service) + "plugins = [\"a\"]\n" + admin;
+    let tidegate = Tidegate::serving(&(route + &scripts(&["a"]))).await;
+    let mut client = tidegate.websocket("/").await;
+    for _ in 0..3 {
+        client.expect_echo("hello").await;
+    }
+    let metrics = tidegate.metrics().await;
+    let rows = [
+        ("request", 1.0),
+        ("response", 1.0),
+        ("open", 1.0),
+        ("message", 3.0),
+    ];
+    for (phase, calls) in rows {
+        let labels = [("plugin", "a"), ("phase", phase)];
+        assert_eq!(
+            metrics.sum("tidegate_plugin_calls_total", &labels),
+            calls,
+            "{phase}"
+        );
+        let timed = "tidegate_plugin_call_duration_seconds_count";
+        assert_eq!(metrics.sum(timed, &labels), calls, "{phase}");
+        assert_eq!(
+            metrics.sum("tidegate_plugin_failures_total", &labels),
+            0.0,
+            "{phase}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_ready_component_finds_an_empty_world() {
     let service = Service::websocket_echo().await;
     let tidegate = Tidegate::serving(&format!(

@@ -126,6 +126,34 @@ async fn a_broken_file_changes_nothing_and_says_why() {
 }
 
 #[tokio::test]
+async fn what_is_only_read_at_the_start_is_named_and_nothing_changes() {
+    let respond = "[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }\n";
+    let before = one_listener(respond);
+    let mut tidegate = Tidegate::start(&before).await;
+    let changed = before.replace("204", "205");
+    let rows = [
+        ("workers", changed.replace("workers = 1", "workers = 2")),
+        ("listeners", changed.replace("127.0.0.1:0", "127.0.0.2:0")),
+        (
+            "admin",
+            format!("{changed}[admin]\nlisten = \"127.0.0.1:0\""),
+        ),
+        (
+            "access_log",
+            format!("{changed}[access_log]\npath = \"stdout\""),
+        ),
+    ];
+    for (key, configuration) in rows {
+        let error = tidegate.reload_with(&configuration).await.unwrap_err();
+        assert!(
+            error.contains(key) && error.contains("restart"),
+            "{key}: {error}"
+        );
+        assert_eq!(tidegate.get("/").await.status(), 204, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_without_a_change_keeps_connections_to_services() {
     let service = Service::http_echo().await;
     let mut tidegate = Tidegate::serving(&route_to(&service)).await;

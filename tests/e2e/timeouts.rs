@@ -120,7 +120,7 @@ async fn a_client_that_does_not_read_the_response_is_given_up() {
         connection.read_head().await;
         connection.send_head("HTTP/1.1 200 OK").await;
         // It ends with an error once the proxy has closed.
-        while connection.try_send([b'x'; 65536]).await.is_ok() {}
+        while connection.try_send(vec![b'x'; 65536]).await.is_ok() {}
     })
     .await;
     let tidegate = Tidegate::serving(&(route_to(&service) + "[timeouts]\nsend = \"300ms\"")).await;

@@ -1,7 +1,7 @@
 //! The proxy as an operator runs it: the real binary, a file, signals, logs.
 
 use std::net::SocketAddr;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -152,12 +152,6 @@ impl Tidegate {
             .stderr
             .find("outcome of the reload", outcome)
             .await
-    }
-
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) async fn stop(&mut self) -> ExitStatus {
-        self.process.signal(Signal::TERM);
-        self.process.exit().await
     }
 
     /// Memory of the process in bytes: what it holds now, not what it reserved.
