@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -175,7 +174,7 @@ impl Engine {
         let made;
         let component = match bytes {
             [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
-                made = componentise(bytes)?;
+                made = componentise(&self.0.wasm, bytes)?;
                 made.as_slice()
             }
             // The version of the binary format, then the layer: 1 is a component.
@@ -347,18 +346,15 @@ fn pool() -> InstanceAllocationStrategy {
     InstanceAllocationStrategy::Pooling(pool)
 }
 
-fn componentise(module: &[u8]) -> Result<Vec<u8>, Error> {
-    // The encoder trusts the sections that tell it about the component, and panics where they are cut.
-    let encoded = catch_unwind(|| {
-        wit_component::ComponentEncoder::default()
-            .validate(true)
-            .module(module)
-            .and_then(|mut encoder| encoder.encode())
-    });
-    match encoded {
-        Ok(encoded) => encoded.map_err(|error| Error::Componentise(error.into())),
-        Err(_) => Err(Error::Componentise("its sections are damaged".into())),
-    }
+fn componentise(engine: &wasmtime::Engine, module: &[u8]) -> Result<Vec<u8>, Error> {
+    // The encoder trusts what it is given, and panics where a file was cut.
+    wasmtime::Module::validate(engine, module)
+        .map_err(|error| Error::Componentise(source(error)))?;
+    wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| Error::Componentise(error.into()))
 }
 
 /// Looks up the functions of an interface that is exported as `name`.

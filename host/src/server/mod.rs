@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, LogFormat, LogTarget, Problem};
@@ -105,9 +105,12 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, metrics.clone(), draining.clone()));
         }
+        // Before anyone is told that signals and changes are noticed.
+        let signals = Signals::new().map_err(Error::Start)?;
+        let modules = ModuleWatch::new(reloader.modules());
         info!("ready");
         ready(&addresses);
-        control(reloader, access_log).await.map_err(Error::Start)?;
+        control(reloader, signals, modules, access_log).await;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
         Ok(())
@@ -125,13 +128,39 @@ pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
     Ok(loaded.warnings)
 }
 
+/// The signals that mean something.
+struct Signals {
+    hangup: Signal,
+    reopen: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens for them from now on.
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Does what signals and changed files ask for, until a signal says to stop.
-async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut reopen = signal(SignalKind::user_defined1())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut modules = ModuleWatch::new(reloader.modules());
+async fn control(
+    mut reloader: Reloader,
+    signals: Signals,
+    mut modules: ModuleWatch,
+    access_log: Option<Arc<AccessLogFile>>,
+) {
+    let Signals {
+        mut hangup,
+        mut reopen,
+        mut terminate,
+        mut interrupt,
+    } = signals;
     let mut wanted = false;
     let mut build: Option<Build> = None;
     loop {
@@ -175,7 +204,6 @@ async fn control(mut reloader: Reloader, access_log: Option<Arc<AccessLogFile>>)
         warn!("ended by a second signal");
         std::process::exit(1);
     });
-    Ok(())
 }
 
 /// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.
