@@ -274,7 +274,7 @@ async fn any_protocol_on_the_routes_list_becomes_a_tunnel_of_bytes() {
     let head = client.read_head().await;
     assert_eq!(head.status(), 101);
     assert_eq!(head.field("upgrade"), Some("knock/2"));
-    assert_eq!(client.read_exactly(17).await, b"\xff\xff who is there?");
+    assert_eq!(client.read_exactly(16).await, b"\xff\xff who is there?");
     client.send(b"\0nobody").await;
     client.read_through("good bye").await;
     client.expect_end().await;
