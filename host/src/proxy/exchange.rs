@@ -1,12 +1,11 @@
 //! An ordinary request and its response, over a pooled or a new connection.
 
 use std::io;
-use std::rc::Rc;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -31,12 +30,15 @@ pub(crate) async fn run(
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
-    let progress = ending.receives();
-    let body_read = route.generation().timeouts.body_read;
     let limit = route.settings.max_body_bytes;
-    let mut body = body
-        .map(|body| RequestBody::new(body, limit, body_read, &progress))
-        .unwrap_or_default();
+    let body_read = route.generation().timeouts.body_read;
+    // Most requests have no body, and nothing to keep track of.
+    let body = body.filter(|body| !body.is_end_stream());
+    let progress = body.as_ref().map(|_| ending.receives());
+    let mut body = match (body, &progress) {
+        (Some(body), Some(progress)) => RequestBody::new(body, limit, body_read, progress),
+        _ => RequestBody::default(),
+    };
     head::for_service(
         head,
         &route.settings.set_headers,
@@ -49,7 +51,15 @@ pub(crate) async fn run(
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
-        attempt(session, upstream, endpoint, head, &mut body, &progress).await
+        attempt(
+            session,
+            upstream,
+            endpoint,
+            head,
+            &mut body,
+            progress.as_deref(),
+        )
+        .await
     };
     let ((response, sender), endpoint) = reach(session, upstream, head, ending, attempt).await?;
 
@@ -71,7 +81,7 @@ async fn attempt(
     endpoint: &Endpoint,
     head: &mut Parts,
     body: &mut RequestBody,
-    progress: &Rc<BodyProgress>,
+    progress: Option<&BodyProgress>,
 ) -> Result<(Response<Incoming>, Sender), Attempt> {
     let metrics = &session.worker.metrics;
     let timeouts = &session.route.settings.timeouts;
@@ -157,13 +167,13 @@ async fn send(
     request: Request<RequestBody>,
     timeouts: &RouteTimeouts,
     endpoint: &Endpoint,
-    progress: &BodyProgress,
+    progress: Option<&BodyProgress>,
 ) -> Result<Response<Incoming>, Unanswered> {
     let address = endpoint.address;
     let response = sender.try_send_request(request);
     tokio::pin!(response);
     let result = loop {
-        let sending = !progress.is_done();
+        let sending = progress.is_some_and(|progress| !progress.is_done());
         match timeout(timeouts.read, response.as_mut()).await {
             Ok(result) => break result,
             // While the body is on its way, its own timeouts watch both ends of it.

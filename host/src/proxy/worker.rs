@@ -2,12 +2,12 @@
 //! shared with another worker, so nothing in here needs a lock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 
 use super::sweep::Sweep;
 use crate::generation::Generation;

@@ -4,7 +4,8 @@
 //! carried by the session; this module never meets a plugin.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+
+use foldhash::HashMap;
 
 use super::{Endpoint, Upstream, health};
 

@@ -4,8 +4,8 @@
 //! `connect.rs`'s business.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
+use foldhash::HashMap;
 use hyper::client::conn::http1::SendRequest;
 
 use super::{EndpointState, RequestBody, Upstream, health};
