@@ -88,7 +88,7 @@ async fn compression_that_both_ends_agree_on_survives_a_blind_tunnel() {
 async fn without_compression_all_passes_a_plugin() {
     let (mut service, port) = node_service().await;
     let route = format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"");
-    let plugin = "plugins = [\"redact\"]\n[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"y\"] }";
+    let plugin = "plugins = [\"redact\"]\nwebsocket = { compression = \"off\" }\n[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"y\"] }";
     let tidegate = Tidegate::start(&one_listener(&format!("{route}\n{plugin}"))).await;
     let url = format!("ws://{}", tidegate.address(0));
 

@@ -14,6 +14,7 @@ mod admin;
 mod architecture;
 mod bodies;
 mod command_line;
+mod compression;
 mod demo;
 mod drain;
 mod foreign_clients;

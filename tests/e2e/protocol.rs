@@ -227,7 +227,7 @@ async fn a_client_that_dies_closes_the_service_with_1001() {
 }
 
 #[tokio::test]
-async fn compression_is_not_offered_on_a_route_whose_plugins_read_messages() {
+async fn where_compression_is_off_it_is_neither_offered_nor_accepted() {
     let service = Service::start(|mut connection| async move {
         let request = connection.read_head().await;
         assert_eq!(request.field("sec-websocket-extensions"), None);
@@ -244,7 +244,8 @@ async fn compression_is_not_offered_on_a_route_whose_plugins_read_messages() {
         connection.read_to_end().await;
     })
     .await;
-    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let keys = "websocket = { compression = \"off\" }";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], keys, "")).await;
     for (target, status) in [("/", 101), ("/insists", 502)] {
         let mut client = tidegate.connect().await;
         let offer =

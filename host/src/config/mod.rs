@@ -294,6 +294,16 @@ pub(crate) struct WebSocket {
     /// How long a session, or any other tunnel, may be silent in both directions. Default: the
     /// route's `timeouts.read`.
     pub(crate) idle_timeout: Duration,
+    /// Where messages may be compressed that plugins see. Default: towards both sides. On a route
+    /// whose plugins see no messages, client and service agree by themselves.
+    pub(crate) compression: Compression,
+}
+
+/// Legs of a session on which `permessage-deflate` may be agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Compression {
+    pub(crate) client: bool,
+    pub(crate) service: bool,
 }
 
 /// How long a service may take.

@@ -36,6 +36,13 @@ struct Link {
     skipped: bool,
 }
 
+#[cfg(test)]
+impl Chain {
+    pub(super) fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.plugins
+    }
+}
+
 impl Chain {
     pub(crate) fn new(plugins: Vec<Arc<Plugin>>) -> Self {
         Self { plugins }

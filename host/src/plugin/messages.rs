@@ -94,7 +94,7 @@ impl MessageChain {
         }
         chain.links.retain(|link| link.wanted != Wanted::default());
         if chain.links.is_empty() {
-            return Ok(Opening::Unwatched);
+            return Ok(Opening::Unwatched(chain));
         }
         chain.links.shrink_to_fit();
         Ok(Opening::Watched(chain))
@@ -103,6 +103,12 @@ impl MessageChain {
     /// Whether a plugin wants to see a message. What none wants passes without a call.
     pub(crate) fn wants(&self, from: Side, kind: MessageKind, len: usize) -> bool {
         self.wanted.covers(from, kind, len)
+    }
+
+    /// Returns the length that messages have to be shorter than for any plugin to want them; 0 if
+    /// none does.
+    pub(crate) fn wanted_below(&self, from: Side, kind: MessageKind) -> u64 {
+        self.wanted.0[index(from, kind)]
     }
 
     /// Shows a message to the plugins that want it: first to last if it comes from the client, last to

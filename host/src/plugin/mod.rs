@@ -104,8 +104,8 @@ pub(crate) enum Verdict {
 /// What a chain makes of a session when it opens.
 #[must_use]
 pub(crate) enum Opening {
-    /// No plugin subscribed: after what was sent, the session is a blind tunnel.
-    Unwatched,
+    /// No plugin subscribed: after what was sent, nobody needs to see what passes.
+    Unwatched(MessageChain),
     Watched(MessageChain),
     /// The session ends, after what was sent.
     Close {

@@ -895,7 +895,7 @@ fn a_session_that_nobody_wants_is_unwatched_and_not_told_of_its_end() {
         .chain
         .begin(&it.instances)
         .open(&handshake(), &mut Vec::new());
-    assert!(matches!(opening, Ok(Opening::Unwatched)));
+    assert!(matches!(opening, Ok(Opening::Unwatched(_))));
     assert_eq!(it.metrics.plugin("guest").calls[Phase::Close].value(), 0);
 }
 

@@ -61,6 +61,9 @@ pub(crate) enum FrameError {
     LengthTooLarge { length: u64 },
 }
 
+/// RSV1, as in [`FrameHeader::rsv`]: the message is compressed (RFC 7692 §6).
+pub(crate) const COMPRESSED: u8 = 0b100;
+
 /// A frame without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -184,8 +187,23 @@ pub(crate) fn encode_frame(
     mask: Option<[u8; 4]>,
     payload: &[u8],
 ) {
+    encode_whole(out, 0, opcode, mask, payload);
+}
+
+/// As [`encode_frame`], for a payload that is compressed (RFC 7692 §6.1).
+pub(crate) fn encode_compressed_frame(
+    out: &mut Vec<u8>,
+    opcode: Opcode,
+    mask: Option<[u8; 4]>,
+    payload: &[u8],
+) {
+    encode_whole(out, COMPRESSED, opcode, mask, payload);
+}
+
+#[inline]
+fn encode_whole(out: &mut Vec<u8>, rsv: u8, opcode: Opcode, mask: Option<[u8; 4]>, payload: &[u8]) {
     out.reserve(FrameHeader::MAX_LEN + payload.len());
-    encode_header(out, true, 0, opcode, mask, payload.len());
+    encode_header(out, true, rsv, opcode, mask, payload.len());
     match mask {
         Some(key) => unmask_into(out, payload, key, 0),
         None => out.extend_from_slice(payload),

@@ -8,7 +8,8 @@ use std::str::Utf8Error;
 use thiserror::Error;
 
 use super::close::CloseCode;
-use super::frame::{FrameError, FrameHeader, Opcode, unmask_into};
+use super::deflate::{InflateError, longest_compressed};
+use super::frame::{COMPRESSED, FrameError, FrameHeader, Opcode, unmask_into};
 
 /// One end of a session; here, the end that the bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +49,13 @@ pub(crate) enum Event<'a> {
         payload: &'a [u8],
         wire: &'a [u8],
     },
+    /// A whole data message whose payload is compressed (RFC 7692 §6). Whether it can be inflated, and
+    /// whether it is UTF-8 if it is text, nobody has looked.
+    Compressed {
+        kind: MessageKind,
+        payload: &'a [u8],
+        wire: &'a [u8],
+    },
     /// A Close frame, `wire` as received. A frame without a code has no reason either. Nothing that
     /// follows it means anything (RFC 6455 §5.5.1).
     Close {
@@ -67,6 +75,10 @@ pub(crate) enum ProtocolError {
     Frame(#[from] FrameError),
     #[error("reserved bits {rsv:#05b} are set, which no extension gave a meaning")]
     ReservedBits { rsv: u8 },
+    #[error("compressed bit is set on a frame that does not begin a message")]
+    CompressedBit,
+    #[error(transparent)]
+    Inflate(#[from] InflateError),
     #[error("frame from the client is not masked")]
     Unmasked,
     #[error("frame from the service is masked")]
@@ -95,14 +107,19 @@ impl ProtocolError {
         match self {
             Self::Frame(_)
             | Self::ReservedBits { .. }
+            | Self::CompressedBit
             | Self::Unmasked
             | Self::Masked
             | Self::NothingToContinue
             | Self::MessageInsideMessage
             | Self::HalfCloseCode
             | Self::CloseCode { .. } => CloseCode::PROTOCOL_ERROR,
-            Self::TextNotUtf8 | Self::ReasonNotUtf8 => CloseCode::INVALID_PAYLOAD,
-            Self::MessageTooLong { .. } | Self::TooManyFragments { .. } => CloseCode::TOO_BIG,
+            Self::TextNotUtf8 | Self::ReasonNotUtf8 | Self::Inflate(InflateError::Malformed) => {
+                CloseCode::INVALID_PAYLOAD
+            }
+            Self::MessageTooLong { .. }
+            | Self::TooManyFragments { .. }
+            | Self::Inflate(InflateError::TooLong { .. }) => CloseCode::TOO_BIG,
         }
     }
 }
@@ -112,6 +129,8 @@ impl ProtocolError {
 pub(crate) struct MessageReader {
     from: Side,
     max_message: usize,
+    /// Whether messages may come compressed.
+    may_compress: bool,
     /// The message whose last frame has not come. Boxed, because most sessions never have one.
     unfinished: Option<Box<Unfinished>>,
 }
@@ -123,10 +142,14 @@ impl MessageReader {
     /// `max_message` is the largest payload in bytes after reassembly; a frame that goes over it is
     /// refused at its header. Frame headers of a fragmented message may take a quarter of that on
     /// top, at least 16 KiB.
-    pub(crate) fn new(from: Side, max_message: usize) -> Self {
+    ///
+    /// With `may_compress`, `permessage-deflate` was agreed on. What a compressed message inflates to
+    /// is not known here; compressed it may be a little longer than `max_message`.
+    pub(crate) fn new(from: Side, max_message: usize, may_compress: bool) -> Self {
         Self {
             from,
             max_message,
+            may_compress,
             unfinished: None,
         }
     }
@@ -177,6 +200,15 @@ impl MessageReader {
                 }
             };
             let payload = unmasked(wire, &header, scratch);
+            // Of the reserved bits only this one got past the header, and only where it may be set.
+            if header.rsv != 0 {
+                let event = Event::Compressed {
+                    kind,
+                    payload,
+                    wire,
+                };
+                return Ok((event, used));
+            }
             if kind == MessageKind::Text && std::str::from_utf8(payload).is_err() {
                 return Err(ProtocolError::TextNotUtf8);
             }
@@ -193,20 +225,26 @@ impl MessageReader {
     #[inline]
     fn judge(&self, header: &FrameHeader) -> Result<usize, ProtocolError> {
         if header.rsv != 0 {
-            return Err(ProtocolError::ReservedBits { rsv: header.rsv });
+            self.judge_reserved(header)?;
         }
         match (self.from, header.mask) {
             (Side::Client, None) => return Err(ProtocolError::Unmasked),
             (Side::Service, Some(_)) => return Err(ProtocolError::Masked),
             (Side::Client, Some(_)) | (Side::Service, None) => {}
         }
-        let before = match (header.opcode, &self.unfinished) {
-            (Opcode::Continuation, Some(message)) => message.payload.len(),
+        let (before, limit) = match (header.opcode, &self.unfinished) {
+            (Opcode::Continuation, Some(message)) if message.compressed => {
+                (message.payload.len(), longest_compressed(self.max_message))
+            }
+            (Opcode::Continuation, Some(message)) => (message.payload.len(), self.max_message),
             (Opcode::Continuation, None) => return Err(ProtocolError::NothingToContinue),
             (Opcode::Text | Opcode::Binary, Some(_)) => {
                 return Err(ProtocolError::MessageInsideMessage);
             }
-            (Opcode::Text | Opcode::Binary, None) => 0,
+            (Opcode::Text | Opcode::Binary, None) if header.rsv != 0 => {
+                (0, longest_compressed(self.max_message))
+            }
+            (Opcode::Text | Opcode::Binary, None) => (0, self.max_message),
             // Bounded by RFC 6455 §5.5, not by the largest message.
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => {
                 return usize::try_from(header.payload_len)
@@ -215,10 +253,25 @@ impl MessageReader {
         };
         usize::try_from(header.payload_len)
             .ok()
-            .filter(|&length| length <= self.max_message - before)
+            .filter(|&length| length <= limit - before)
             .ok_or(ProtocolError::MessageTooLong {
                 limit: self.max_message,
             })
+    }
+
+    /// Judges reserved bits of which any is set: RSV1 says of a message's first frame that the message
+    /// is compressed, if that was agreed on (RFC 7692 §6.1).
+    #[cold]
+    fn judge_reserved(&self, header: &FrameHeader) -> Result<(), ProtocolError> {
+        match header.opcode {
+            _ if !self.may_compress || header.rsv != COMPRESSED => {
+                Err(ProtocolError::ReservedBits { rsv: header.rsv })
+            }
+            Opcode::Text | Opcode::Binary => Ok(()),
+            Opcode::Continuation | Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                Err(ProtocolError::CompressedBit)
+            }
+        }
     }
 
     /// Takes in a frame that is not the last of its message.
@@ -227,6 +280,7 @@ impl MessageReader {
         let message = self.unfinished.get_or_insert_with(|| {
             Box::new(Unfinished {
                 is_text: header.opcode == Opcode::Text,
+                compressed: header.rsv != 0,
                 payload: Vec::new(),
                 valid: 0,
                 wire: Vec::new(),
@@ -238,7 +292,7 @@ impl MessageReader {
         }
         message.wire.extend_from_slice(wire);
         append_payload(&mut message.payload, wire, header);
-        if message.is_text {
+        if message.is_text && !message.compressed {
             // The last character may be cut in two by the end of the frame.
             message.valid += match std::str::from_utf8(&message.payload[message.valid..]) {
                 Ok(text) => text.len(),
@@ -263,21 +317,31 @@ impl MessageReader {
         scratch.clear();
         scratch.extend_from_slice(&message.payload);
         append_payload(scratch, wire, header);
-        if message.is_text && std::str::from_utf8(&scratch[message.valid..]).is_err() {
+        let kind = if message.is_text {
+            MessageKind::Text
+        } else {
+            MessageKind::Binary
+        };
+        let is_judged = message.is_text && !message.compressed;
+        if is_judged && std::str::from_utf8(&scratch[message.valid..]).is_err() {
             return Err(ProtocolError::TextNotUtf8);
         }
         let payload_len = scratch.len();
         scratch.extend_from_slice(&message.wire);
         scratch.extend_from_slice(wire);
         let (payload, wire) = scratch.split_at(payload_len);
-        Ok(Event::Message {
-            kind: if message.is_text {
-                MessageKind::Text
-            } else {
-                MessageKind::Binary
-            },
-            payload,
-            wire,
+        Ok(if message.compressed {
+            Event::Compressed {
+                kind,
+                payload,
+                wire,
+            }
+        } else {
+            Event::Message {
+                kind,
+                payload,
+                wire,
+            }
         })
     }
 }
@@ -286,8 +350,9 @@ impl MessageReader {
 #[derive(Debug)]
 struct Unfinished {
     is_text: bool,
+    compressed: bool,
     payload: Vec<u8>,
-    /// How much of a text payload is known to be UTF-8, up to the end of a character.
+    /// How much of a text payload that is not compressed is known to be UTF-8, up to the end of a character.
     valid: usize,
     wire: Vec<u8>,
 }
@@ -362,6 +427,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::close::encode_close;
+    use super::super::deflate::Codec;
     use super::super::frame::{encode_frame, encode_header};
     use super::*;
 
@@ -372,6 +438,7 @@ mod tests {
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Seen {
         Message(MessageKind, Vec<u8>, Vec<u8>),
+        Compressed(MessageKind, Vec<u8>, Vec<u8>),
         Close(Option<u16>, String, Vec<u8>),
     }
 
@@ -399,6 +466,14 @@ mod tests {
                         seen.push(Seen::Message(kind, payload.to_vec(), wire.to_vec()));
                         false
                     }
+                    Event::Compressed {
+                        kind,
+                        payload,
+                        wire,
+                    } => {
+                        seen.push(Seen::Compressed(kind, payload.to_vec(), wire.to_vec()));
+                        false
+                    }
                     Event::Close { code, reason, wire } => {
                         seen.push(Seen::Close(code, reason.to_owned(), wire.to_vec()));
                         false
@@ -418,11 +493,12 @@ mod tests {
     }
 
     fn from_client(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
-        read(&mut MessageReader::new(Side::Client, MAX), [bytes]).map_err(|(_, error)| error)
+        read(&mut MessageReader::new(Side::Client, MAX, false), [bytes]).map_err(|(_, error)| error)
     }
 
     fn from_service(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
-        read(&mut MessageReader::new(Side::Service, MAX), [bytes]).map_err(|(_, error)| error)
+        read(&mut MessageReader::new(Side::Service, MAX, false), [bytes])
+            .map_err(|(_, error)| error)
     }
 
     fn fragment(out: &mut Vec<u8>, fin: bool, opcode: Opcode, mask: Option<[u8; 4]>, part: &[u8]) {
@@ -517,7 +593,7 @@ mod tests {
         let mut input = Vec::new();
         encode_frame(&mut input, Opcode::Binary, None, b"abc");
         let mut scratch = Vec::new();
-        let mut reader = MessageReader::new(Side::Service, MAX);
+        let mut reader = MessageReader::new(Side::Service, MAX, false);
         let (event, used) = reader.next(&input, &mut scratch).unwrap();
         let Event::Message { payload, wire, .. } = event else {
             panic!("{event:?}")
@@ -558,7 +634,7 @@ mod tests {
     #[test]
     fn a_reader_is_idle_and_empty_again_after_a_fragmented_message() {
         let wire = text_in(&[b"ab", b"cd"]);
-        let mut reader = MessageReader::new(Side::Service, MAX);
+        let mut reader = MessageReader::new(Side::Service, MAX, false);
         assert_eq!(read(&mut reader, [&wire[..4]]), Ok(vec![]));
         assert!(!reader.is_idle());
         assert!(reader.buffered_bytes() >= 6);
@@ -570,7 +646,7 @@ mod tests {
     #[test]
     fn it_says_how_many_bytes_complete_the_frame() {
         let mut scratch = Vec::new();
-        let mut reader = MessageReader::new(Side::Service, MAX);
+        let mut reader = MessageReader::new(Side::Service, MAX, false);
         let mut at_least = |input: &[u8]| match reader.next(input, &mut scratch) {
             Ok((Event::NeedMore { at_least }, 0)) => at_least,
             other => panic!("{other:?}"),
@@ -603,6 +679,83 @@ mod tests {
                 from_service(&[first, 0]),
                 Err(ProtocolError::ReservedBits { rsv })
             );
+        }
+    }
+
+    /// What a reader of the service's frames makes of them where compression was agreed on.
+    fn compressed_from_service(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
+        let mut reader = MessageReader::new(Side::Service, MAX, true);
+        read(&mut reader, [bytes]).map_err(|(_, error)| error)
+    }
+
+    #[test]
+    fn the_compressed_hello_of_the_rfc_is_a_compressed_message() {
+        let wire = [0xc1, 0x07, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let seen = |wire: &[u8]| {
+            let payload = vec![0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+            vec![Seen::Compressed(MessageKind::Text, payload, wire.to_vec())]
+        };
+        assert_eq!(compressed_from_service(&wire), Ok(seen(&wire)));
+        let fragmented = [
+            0x41, 0x03, 0xf2, 0x48, 0xcd, 0x80, 0x04, 0xc9, 0xc9, 0x07, 0x00,
+        ];
+        assert_eq!(compressed_from_service(&fragmented), Ok(seen(&fragmented)));
+        let rsv = Err(ProtocolError::ReservedBits { rsv: 4 });
+        assert_eq!(from_service(&wire), rsv);
+        assert_eq!(from_service(&fragmented), rsv);
+    }
+
+    #[test]
+    fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
+        for wire in [
+            &[0x01, 0, 0xc0, 0][..],
+            &[0x41, 0, 0xc0, 0],
+            &[0xc8, 0],
+            &[0xc9, 0],
+            &[0xca, 0],
+        ] {
+            let seen = compressed_from_service(wire);
+            assert_eq!(seen, Err(ProtocolError::CompressedBit), "{wire:x?}");
+        }
+        for (first, rsv) in [(0xe1, 6), (0xa1, 2), (0x91, 1), (0xf1, 7)] {
+            let refused = Err(ProtocolError::ReservedBits { rsv });
+            assert_eq!(compressed_from_service(&[first, 0]), refused);
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_compressed_is_one_where_it_could_be() {
+        let wire = [text_in(&[b"a", b"b"]), text_in(&[b"c"])].concat();
+        let seen = compressed_from_service(&wire);
+        assert_eq!(seen, from_service(&wire));
+        assert_eq!(seen.unwrap().len(), 2);
+        let not_utf8 = Err(ProtocolError::TextNotUtf8);
+        assert_eq!(compressed_from_service(&text_in(&[b"\xff"])), not_utf8);
+    }
+
+    #[test]
+    fn a_compressed_message_may_be_little_longer_than_others() {
+        let limit = longest_compressed(MAX);
+        let frame = |fin, opcode, length: usize| {
+            let mut wire = Vec::new();
+            let rsv = if opcode == Opcode::Continuation {
+                0
+            } else {
+                COMPRESSED
+            };
+            encode_header(&mut wire, fin, rsv, opcode, None, length);
+            wire.resize(wire.len() + length, 0);
+            wire
+        };
+        let too_long = Err(ProtocolError::MessageTooLong { limit: MAX });
+        let longest = frame(true, Opcode::Binary, limit);
+        assert_eq!(compressed_from_service(&longest).unwrap().len(), 1);
+        let longer = &frame(true, Opcode::Binary, limit + 1)[..4];
+        assert_eq!(compressed_from_service(longer), too_long);
+        for (length, fits) in [(limit - MAX, true), (limit - MAX + 1, false)] {
+            let first = frame(false, Opcode::Binary, MAX);
+            let wire = [first, frame(true, Opcode::Continuation, length)].concat();
+            assert_eq!(compressed_from_service(&wire).is_ok(), fits);
         }
     }
 
@@ -668,7 +821,7 @@ mod tests {
 
     #[test]
     fn control_frames_pass_when_the_largest_message_is_smaller() {
-        let mut reader = MessageReader::new(Side::Service, 1);
+        let mut reader = MessageReader::new(Side::Service, 1, false);
         let mut wire = Vec::new();
         encode_frame(&mut wire, Opcode::Ping, None, &[1; 125]);
         assert_eq!(read(&mut reader, [&wire[..]]).unwrap().len(), 1);
@@ -676,7 +829,7 @@ mod tests {
 
     #[test]
     fn endless_empty_fragments_are_refused() {
-        let mut reader = MessageReader::new(Side::Client, MAX);
+        let mut reader = MessageReader::new(Side::Client, MAX, false);
         let mut scratch = Vec::new();
         let mut wire = Vec::new();
         fragment(&mut wire, false, Opcode::Text, Some(KEY), b"");
@@ -802,6 +955,12 @@ mod tests {
                 ProtocolError::TooManyFragments { limit: 1 },
                 CloseCode::TOO_BIG,
             ),
+            (ProtocolError::CompressedBit, CloseCode::PROTOCOL_ERROR),
+            (
+                InflateError::TooLong { limit: 1 }.into(),
+                CloseCode::TOO_BIG,
+            ),
+            (InflateError::Malformed.into(), CloseCode::INVALID_PAYLOAD),
         ] {
             assert_eq!(error.close_code(), code);
         }
@@ -876,7 +1035,7 @@ mod tests {
         ) {
             let (stream, expected) = write(&messages, mask);
             let from = if mask.is_some() { Side::Client } else { Side::Service };
-            let mut reader = MessageReader::new(from, MAX);
+            let mut reader = MessageReader::new(from, MAX, false);
             prop_assert_eq!(read(&mut reader, cut(&stream, &cuts)), Ok(expected));
             prop_assert!(reader.is_idle());
         }
@@ -889,8 +1048,57 @@ mod tests {
             let mut wire = Vec::new();
             encode_frame(&mut wire, Opcode::Binary, mask, &payload);
             let from = if mask.is_some() { Side::Client } else { Side::Service };
-            let seen = read(&mut MessageReader::new(from, MAX), [&wire[..]]);
+            let seen = read(&mut MessageReader::new(from, MAX, false), [&wire[..]]);
             prop_assert_eq!(seen, Ok(vec![Seen::Message(MessageKind::Binary, payload, wire.clone())]));
+        }
+
+        #[test]
+        fn compressed_messages_inflate_to_what_was_written_however_the_stream_is_read(
+            messages in prop::collection::vec(
+                (any::<bool>(), "[a-c ]{0,300}", prop::collection::vec(1_usize..100, 1..4)),
+                0..6,
+            ),
+            cuts in prop::collection::vec(1_usize..60, 1..20),
+            mask: Option<[u8; 4]>,
+        ) {
+            let mut codec = Codec::default();
+            let mut stream = Vec::new();
+            let mut expected = Vec::new();
+            for (compress, text, lengths) in &messages {
+                let deflated = codec.deflater.deflate(text.as_bytes(), 15).filter(|_| *compress);
+                let payload = deflated.unwrap_or(text.as_bytes());
+                let mut parts = cut(payload, lengths);
+                if parts.is_empty() {
+                    parts.push(b"");
+                }
+                let start = stream.len();
+                for (n, part) in parts.iter().enumerate() {
+                    let (opcode, rsv) = match n {
+                        0 if deflated.is_some() => (Opcode::Text, COMPRESSED),
+                        0 => (Opcode::Text, 0),
+                        _ => (Opcode::Continuation, 0),
+                    };
+                    let fin = n + 1 == parts.len();
+                    encode_header(&mut stream, fin, rsv, opcode, mask, part.len());
+                    match mask {
+                        None => stream.extend_from_slice(part),
+                        Some(key) => unmask_into(&mut stream, part, key, 0),
+                    }
+                }
+                expected.push((text.clone().into_bytes(), stream[start..].to_vec()));
+            }
+            let from = if mask.is_some() { Side::Client } else { Side::Service };
+            let mut reader = MessageReader::new(from, MAX, true);
+            let seen = read(&mut reader, cut(&stream, &cuts)).unwrap();
+            let inflated = seen.into_iter().map(|seen| match seen {
+                Seen::Compressed(_, payload, wire) => {
+                    (codec.inflater.inflate(&payload, MAX).unwrap().to_vec(), wire)
+                }
+                Seen::Message(_, payload, wire) => (payload, wire),
+                Seen::Close(..) => unreachable!(),
+            });
+            prop_assert_eq!(inflated.collect::<Vec<_>>(), expected);
+            prop_assert!(reader.is_idle());
         }
 
         #[test]
@@ -915,10 +1123,11 @@ mod tests {
         fn random_bytes_never_panic_and_never_take_more_memory_than_allowed(
             reads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..60),
             from in prop::sample::select(&[Side::Client, Side::Service][..]),
+            may_compress: bool,
         ) {
-            let mut reader = MessageReader::new(from, 64);
+            let mut reader = MessageReader::new(from, 64, may_compress);
             drop(read(&mut reader, reads.iter().map(Vec::as_slice)));
-            prop_assert!(reader.buffered_bytes() <= 2 * (2 * 64 + MIN_FRAGMENT_HEADERS));
+            prop_assert!(reader.buffered_bytes() <= 2 * (2 * 136 + MIN_FRAGMENT_HEADERS));
         }
 
         #[test]
@@ -928,7 +1137,7 @@ mod tests {
                 0..200,
             ),
         ) {
-            let mut reader = MessageReader::new(Side::Service, 64);
+            let mut reader = MessageReader::new(Side::Service, 64, false);
             let mut scratch = Vec::new();
             for (fin, opcode, length) in frames {
                 let mut frame = vec![u8::from(fin) << 7 | opcode, u8::try_from(length).unwrap()];

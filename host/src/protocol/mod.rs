@@ -1,8 +1,10 @@
-//! What HTTP and RFC 6455 say about bytes: bytes in, values out.
+//! What HTTP, RFC 6455 and RFC 7692 say about bytes: bytes in, values out.
 //!
 //! Nothing here has a socket, a clock or a log; whoever reads and writes decides when.
 
 pub(crate) mod close;
+pub(crate) mod deflate;
+pub(crate) mod extensions;
 pub(crate) mod frame;
 pub(crate) mod headers;
 pub(crate) mod message;

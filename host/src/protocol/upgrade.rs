@@ -66,7 +66,8 @@ pub(crate) fn lists(headers: &HeaderMap, name: impl AsHeaderName, token: &str) -
 /// Returns the items of a comma-separated field in order, without the space around them and
 /// without empty ones (RFC 9110 §5.6.1). An item that is not ASCII or UTF-8 is left out.
 ///
-/// Not for fields whose items may hold quoted strings, such as `Sec-WebSocket-Extensions`.
+/// Not for fields whose items may hold quoted strings, such as `Sec-WebSocket-Extensions`: those
+/// are read by `extensions.rs`.
 pub(crate) fn list_items<'a>(
     values: impl IntoIterator<Item = &'a HeaderValue>,
 ) -> impl Iterator<Item = &'a str> {
@@ -79,10 +80,12 @@ pub(crate) fn list_items<'a>(
 
 /// Whether `text` is a token (RFC 9110 §5.6.2).
 pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+/// Whether a token may have this byte.
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether `text` is `name` or `name/version` (RFC 9110 §7.8).

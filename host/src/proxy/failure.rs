@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 
 use crate::protocol::close::CloseCode;
+use crate::protocol::extensions::AnswerError;
 use crate::protocol::message::{ProtocolError, Side};
 use crate::telemetry::ClosedBy;
 use crate::{plugin, upstream};
@@ -33,6 +34,8 @@ pub(crate) enum Failure {
     Upstream(#[from] upstream::Error),
     #[error("service answered wrongly: {0}")]
     BadResponse(&'static str),
+    #[error("service answered wrongly: {0}")]
+    BadExtensions(#[from] AnswerError),
     #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 }
@@ -59,7 +62,7 @@ impl Failure {
                 | upstream::Error::Tls { .. }
                 | upstream::Error::Exchange { .. } => StatusCode::BAD_GATEWAY,
             },
-            Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::BadResponse(_) | Self::BadExtensions(_) => StatusCode::BAD_GATEWAY,
             Self::Plugin(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -92,6 +95,14 @@ pub(crate) enum SessionFailure {
 }
 
 impl SessionFailure {
+    /// What a peer's violation of the protocol is.
+    pub(crate) fn protocol(from: Side, error: ProtocolError) -> Self {
+        match from {
+            Side::Client => Self::ClientProtocol(error),
+            Side::Service => Self::ServiceProtocol(error),
+        }
+    }
+
     /// Returns the code and reason for the client; None: it is gone or has been told nothing by
     /// intent.
     pub(crate) fn close_for_client(&self) -> Option<(CloseCode, Cow<'_, str>)> {

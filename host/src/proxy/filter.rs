@@ -2,7 +2,9 @@
 //!
 //! On `pass` a message's original bytes go on as they came: with their mask and their fragmentation,
 //! straight from the worker's buffer if they arrived whole. Only what a plugin changed or made is
-//! framed here. Parsing is `protocol/message.rs`'s business, the verdict the chain's.
+//! framed anew, and what comes compressed to a side that is not, or the reverse; and compressed
+//! messages are inflated only for somebody who wants them so. Parsing is `protocol/message.rs`'s
+//! business, compression `protocol/deflate.rs`'s, the verdict the chain's.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -13,16 +15,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::closing;
+use super::compression::Legs;
 use super::failure::SessionFailure;
-use super::mask;
+use super::framing::{frame, frame_plain, is_data, is_worth_deflating};
 use super::outlet::Outlet;
 use super::relay::Ends;
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
 use crate::plugin::{MessageChain, MessageVerdict, Sent};
 use crate::protocol::close::CloseCode;
-use crate::protocol::frame::{Opcode, encode_frame};
-use crate::protocol::message::{Event, MessageKind, MessageReader, Side};
+use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater};
+use crate::protocol::message::{Event, MessageKind, MessageReader, ProtocolError, Side};
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction, Fate};
 
@@ -33,6 +36,9 @@ const HIGH_WATER_BYTES: usize = 64 * 1024;
 /// Messages of one session that are judged before other sessions get a turn. One read may hold tens
 /// of thousands, and each may cost a call.
 const MESSAGES_AT_ONCE: usize = 128;
+
+/// The same, for the bytes that they inflate to: what one read brings of messages that are plain.
+const INFLATED_AT_ONCE: usize = 256 * 1024;
 
 /// Worker buffers that a long message made larger than this are given back.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
@@ -50,6 +56,8 @@ struct Filter {
     to_service: Outlet,
     /// What plugins have sent and is not framed yet.
     sent: Vec<Sent>,
+    compression: Legs,
+    max_message_bytes: usize,
     counts: Counts,
     /// The first Close frame: its code, and who sent it.
     close: Option<(u16, Side)>,
@@ -62,6 +70,8 @@ struct Filter {
 /// What comes from one side.
 struct Inlet {
     reader: MessageReader,
+    /// Messages are to be compressed for the other side.
+    compresses: bool,
     /// Bytes of a frame that is not whole, or of messages whose turn has not come.
     partial: Vec<u8>,
     /// There are messages in `partial` that could be judged.
@@ -97,13 +107,15 @@ pub(crate) async fn run(
     (early_client, early_service): (Vec<u8>, Vec<u8>),
     chain: MessageChain,
     opening: Vec<Sent>,
+    compression: Legs,
     max_message_bytes: usize,
     idle_timeout: Duration,
 ) {
     let watch = ends.worker.sweep.watch();
     watch.arm(idle_timeout);
     let inlet = |side, partial: Vec<u8>| Inlet {
-        reader: MessageReader::new(side, max_message_bytes),
+        reader: MessageReader::new(side, max_message_bytes, compression.is_compressed(side)),
+        compresses: compression.compresses(side),
         bytes: partial.len() as u64,
         paused: !partial.is_empty(),
         partial,
@@ -117,6 +129,8 @@ pub(crate) async fn run(
         to_client: Outlet::default(),
         to_service: Outlet::default(),
         sent: opening,
+        compression,
+        max_message_bytes,
         counts: Counts::default(),
         close: None,
         closing: false,
@@ -124,7 +138,9 @@ pub(crate) async fn run(
         ends,
     };
     // What plugins sent when the session was opened goes first.
-    filter.take_sent(None);
+    let worker = filter.ends.worker.clone();
+    filter.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
+    drop(worker);
     let outcome = poll_fn(|cx| filter.poll(cx, &watch)).await;
     drop(watch);
     // Boxed, so that a session is not larger all its life for how it ends.
@@ -229,6 +245,7 @@ impl Filter {
             read,
             message,
             write,
+            codec,
         } = buffers;
         let mut partial = std::mem::take(&mut self.inlet(side).partial);
         let input = if partial.is_empty() {
@@ -237,7 +254,7 @@ impl Filter {
             partial.extend_from_slice(&read[..length]);
             &partial[..]
         };
-        let (judged, result) = self.judge(side, input, message, write);
+        let (judged, result) = self.judge(side, input, message, write, codec);
         // What passed before a failure still goes out.
         let (outlet, stream) = self.outlet_and_stream(side);
         outlet.send(cx, stream, judged.bytes(input, write));
@@ -254,6 +271,7 @@ impl Filter {
         };
         write.shrink_to(KEPT_BUFFER_BYTES);
         message.shrink_to(KEPT_BUFFER_BYTES);
+        codec.shrink_to(KEPT_BUFFER_BYTES);
         result
     }
 
@@ -264,22 +282,20 @@ impl Filter {
         input: &[u8],
         message: &mut Vec<u8>,
         write: &mut Vec<u8>,
+        codec: &mut Codec,
     ) -> (Judged, Result<(), SessionFailure>) {
         write.clear();
-        let mut judged = Judged {
-            run: 0..0,
-            used: 0,
-            paused: false,
-        };
+        let mut judged = Judged::default();
         let mut messages = 0;
         let result = loop {
-            match self.judge_next(side, input, &mut judged, message, write) {
+            match self.judge_next(side, input, &mut judged, message, write, codec) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(failure) => break Err(failure),
             }
             messages += 1;
             if messages == MESSAGES_AT_ONCE
+                || judged.inflated > INFLATED_AT_ONCE
                 || write.len() > HIGH_WATER_BYTES
                 || self.sent_back(side) > HIGH_WATER_BYTES
             {
@@ -301,15 +317,17 @@ impl Filter {
         judged: &mut Judged,
         message: &mut Vec<u8>,
         write: &mut Vec<u8>,
+        codec: &mut Codec,
     ) -> Result<bool, SessionFailure> {
-        let read = self.inlet(side).reader.next(&input[judged.used..], message);
-        let (event, used) = read.map_err(|error| match side {
-            Side::Client => SessionFailure::ClientProtocol(error),
-            Side::Service => SessionFailure::ServiceProtocol(error),
-        })?;
+        let inlet = self.inlet(side);
+        let compresses = inlet.compresses;
+        let read = inlet.reader.next(&input[judged.used..], message);
+        let (event, used) = read.map_err(|error| SessionFailure::protocol(side, error))?;
         let start = judged.used;
         judged.used += used;
-        match event {
+        let Codec { inflater, deflater } = codec;
+        // No payload: nobody needs it.
+        let (kind, payload, wire, can_pass) = match event {
             Event::NeedMore { .. } => return Ok(false),
             Event::Close { code, wire, .. } => {
                 judged.interrupt(input, write);
@@ -326,34 +344,81 @@ impl Filter {
                 payload,
                 wire,
             } => {
-                let verdict = self.verdict(side, kind, payload)?;
-                let passes = matches!(verdict, MessageVerdict::Pass) && self.sent.is_empty();
-                // One frame that passes simply makes the run longer.
-                if passes
-                    && wire.len() == used
-                    && (judged.run.is_empty() || judged.run.end == start)
-                {
-                    let run_start = if judged.run.is_empty() {
-                        start
-                    } else {
-                        judged.run.start
-                    };
-                    judged.run = run_start..judged.used;
-                    return Ok(true);
-                }
-                judged.interrupt(input, write);
-                self.take_sent(Some((side, write)));
-                match verdict {
-                    MessageVerdict::Pass => write.extend_from_slice(wire),
-                    MessageVerdict::Replace(payload) => frame(write, side.other(), kind, &payload),
-                    MessageVerdict::Drop => {}
-                    MessageVerdict::Close { code, reason } => {
-                        return Err(SessionFailure::ClosedByPlugin { code, reason });
-                    }
-                }
+                let can_pass = !(compresses && is_worth_deflating(kind, payload));
+                (kind, Some(payload), wire, can_pass)
+            }
+            Event::Compressed {
+                kind,
+                payload,
+                wire,
+            } => {
+                let can_pass = self.compression.forwards_compressed(side);
+                let made = &mut judged.inflated;
+                let inflated = self.inflate(side, kind, payload, can_pass, inflater, made)?;
+                (kind, inflated, wire, can_pass)
+            }
+        };
+        let verdict = self.verdict(side, kind, payload)?;
+        let passes = matches!(verdict, MessageVerdict::Pass) && can_pass && self.sent.is_empty();
+        // One frame that passes simply makes the run longer.
+        if passes && wire.len() == used && (judged.run.is_empty() || judged.run.end == start) {
+            let run_start = if judged.run.is_empty() {
+                start
+            } else {
+                judged.run.start
+            };
+            judged.run = run_start..judged.used;
+            return Ok(true);
+        }
+        judged.interrupt(input, write);
+        self.take_sent(Some((side, write)), deflater);
+        let to = side.other();
+        let window = self.compression.window_towards(to);
+        match (verdict, payload) {
+            (MessageVerdict::Pass, Some(payload)) if !can_pass => {
+                frame(write, to, kind, payload, window, deflater);
+            }
+            (MessageVerdict::Pass, _) => write.extend_from_slice(wire),
+            (MessageVerdict::Replace(payload), _) => {
+                frame(write, to, kind, &payload, window, deflater);
+            }
+            (MessageVerdict::Drop, _) => {}
+            (MessageVerdict::Close { code, reason }, _) => {
+                return Err(SessionFailure::ClosedByPlugin { code, reason });
             }
         }
         Ok(true)
+    }
+
+    /// Inflates a message if a plugin may want it, or if it cannot go on as it came. Nothing: it need
+    /// not be, or turned out to be longer than any plugin wants. Counts in `made` what it made.
+    fn inflate<'a>(
+        &self,
+        side: Side,
+        kind: MessageKind,
+        compressed: &[u8],
+        can_pass: bool,
+        inflater: &'a mut Inflater,
+        made: &mut usize,
+    ) -> Result<Option<&'a [u8]>, SessionFailure> {
+        let mut limit = self.max_message_bytes;
+        if can_pass {
+            let Some(longest) = self.chain.wanted_below(side, kind).checked_sub(1) else {
+                return Ok(None);
+            };
+            limit = limit.min(usize::try_from(longest).unwrap_or(limit));
+        }
+        let broken = |error| SessionFailure::protocol(side, error);
+        let inflated = inflater.inflate(compressed, limit);
+        *made += inflated.map_or(limit, <[u8]>::len);
+        match inflated {
+            Ok(text) if kind == MessageKind::Text && std::str::from_utf8(text).is_err() => {
+                Err(broken(ProtocolError::TextNotUtf8))
+            }
+            Ok(payload) => Ok(Some(payload)),
+            Err(InflateError::TooLong { .. }) if limit < self.max_message_bytes => Ok(None),
+            Err(error) => Err(broken(error.into())),
+        }
     }
 
     /// Asks the chain, if any plugin wants the message, and counts the answer.
@@ -361,10 +426,10 @@ impl Filter {
         &mut self,
         side: Side,
         kind: MessageKind,
-        payload: &[u8],
+        payload: Option<&[u8]>,
     ) -> Result<MessageVerdict, SessionFailure> {
-        let is_data = matches!(kind, MessageKind::Text | MessageKind::Binary);
-        let (verdict, fate) = if self.chain.wants(side, kind, payload.len()) {
+        let wanted = payload.filter(|payload| self.chain.wants(side, kind, payload.len()));
+        let (verdict, fate) = if let Some(payload) = wanted {
             let verdict = self
                 .chain
                 .on_message(side, kind, payload, &mut self.sent)
@@ -379,7 +444,7 @@ impl Filter {
         } else {
             (MessageVerdict::Pass, Fate::Unseen)
         };
-        if is_data {
+        if is_data(kind) {
             self.counts.judged(side, fate);
             let direction = direction(side.other());
             self.ends.worker.metrics.messages[direction][fate].increment();
@@ -389,7 +454,7 @@ impl Filter {
 
     /// Frames what plugins have sent: into `write` what goes the way of the message being judged, so
     /// that it goes before it; the rest behind what waits for the other side.
-    fn take_sent(&mut self, mut current: Option<(Side, &mut Vec<u8>)>) {
+    fn take_sent(&mut self, mut current: Option<(Side, &mut Vec<u8>)>, deflater: &mut Deflater) {
         for Sent { to, kind, payload } in std::mem::take(&mut self.sent) {
             // It was sent a Close frame, and nothing follows that (RFC 6455 §5.5.1).
             if self.inlet(to.other()).closed {
@@ -397,12 +462,15 @@ impl Filter {
             }
             self.counts.sent += 1;
             self.ends.worker.metrics.messages[direction(to)][Fate::Send].increment();
+            let window = self.compression.window_towards(to);
             match &mut current {
-                Some((from, write)) if from.other() == to => frame(write, to, kind, &payload),
+                Some((from, write)) if from.other() == to => {
+                    frame(write, to, kind, &payload, window, deflater);
+                }
                 _ => {
                     self.has_sent_back = true;
                     self.outlet(to.other())
-                        .queue(|out| frame(out, to, kind, &payload));
+                        .queue(|out| frame(out, to, kind, &payload, window, deflater));
                 }
             }
         }
@@ -530,6 +598,7 @@ impl Filter {
 
 /// What became of a piece of input: a run of it that goes on as it came, or, if anything had to be
 /// made anew, bytes that were put together.
+#[derive(Default)]
 struct Judged {
     /// Passed as it came and was not put together.
     run: Range<usize>,
@@ -537,6 +606,8 @@ struct Judged {
     used: usize,
     /// There is more, and it can wait.
     paused: bool,
+    /// Bytes that messages were inflated to.
+    inflated: usize,
 }
 
 impl Judged {
@@ -569,7 +640,8 @@ impl Counts {
     }
 }
 
-/// Returns early bytes (for the service, for the client) with what plugins sent before them.
+/// Returns early bytes (for the service, for the client) with what plugins sent before them, which is
+/// not compressed: no message has to be.
 pub(crate) fn behind(
     sent: Vec<Sent>,
     (for_service, for_client): (Vec<u8>, Vec<u8>),
@@ -580,26 +652,11 @@ pub(crate) fn behind(
             Side::Client => &mut framed.1,
             Side::Service => &mut framed.0,
         };
-        frame(out, to, kind, &payload);
+        frame_plain(out, to, kind, &payload);
     }
     framed.0.extend_from_slice(&for_service);
     framed.1.extend_from_slice(&for_client);
     framed
-}
-
-/// Frames a message of ours, masked if it goes to a service (RFC 6455 §5.1).
-fn frame(out: &mut Vec<u8>, to: Side, kind: MessageKind, payload: &[u8]) {
-    let mask = match to {
-        Side::Client => None,
-        Side::Service => Some(mask::fresh()),
-    };
-    let opcode = match kind {
-        MessageKind::Text => Opcode::Text,
-        MessageKind::Binary => Opcode::Binary,
-        MessageKind::Ping => Opcode::Ping,
-        MessageKind::Pong => Opcode::Pong,
-    };
-    encode_frame(out, opcode, mask, payload);
 }
 
 fn direction(to: Side) -> Direction {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
 use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
-use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use http::header::{SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use tracing::debug;
 use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::client::Handover;
+use super::compression::{Legs, Negotiation};
 use super::exchange::broken;
 use super::failure::Failure;
 use super::head;
@@ -76,11 +77,12 @@ pub(crate) async fn run(
     let route = session.route.clone();
     if offer.is_websocket {
         check_request(&head.headers)?;
-        if route.chain.sees_messages() {
-            // Plugins are shown messages as they are written; compressed ones are refused.
-            head.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
-        }
     }
+    let is_filtered = offer.is_websocket && route.chain.sees_messages();
+    let compression = is_filtered.then(|| {
+        let allowed = route.settings.websocket.compression;
+        Negotiation::begin(&mut head.headers, allowed)
+    });
     let set_headers = &route.settings.set_headers;
     head::for_service(head, set_headers, &session.variables(), Some(&offer.token))?;
 
@@ -97,12 +99,11 @@ pub(crate) async fn run(
         }
         Answer::Switched(response, parts) => (response, parts),
     };
-    check_answer(
-        &offer,
-        &head.headers,
-        &response,
-        route.chain.sees_messages(),
-    )?;
+    check_answer(&offer, &head.headers, &response)?;
+    let compression = match compression {
+        Some(negotiation) => negotiation.conclude(&mut response.headers)?,
+        None => Legs::default(),
+    };
     let token = response
         .headers
         .get(UPGRADE)
@@ -120,10 +121,7 @@ pub(crate) async fn run(
     let response = session.judge(response)?;
 
     let endpoint = &upstream.endpoints[endpoint];
-    let chain = session
-        .chain
-        .take()
-        .filter(|_| offer.is_websocket && route.chain.sees_messages());
+    let chain = session.chain.take().filter(|_| is_filtered);
     let mut ending = ending.for_session();
     if let Some(record) = &mut ending.record {
         record.kind = if offer.is_websocket {
@@ -141,6 +139,7 @@ pub(crate) async fn run(
             let handshake = remembered(session, head, &response, endpoint);
             (chain, Arc::new(handshake))
         }),
+        compression,
         route,
         ending,
     };
@@ -259,7 +258,6 @@ fn check_answer(
     offer: &Offer,
     asked: &HeaderMap,
     answer: &http::response::Parts,
-    filtered: bool,
 ) -> Result<(), Failure> {
     let Some(token) = single(&answer.headers, &UPGRADE) else {
         return Err(Failure::BadResponse("101 without Upgrade"));
@@ -283,9 +281,6 @@ fn check_answer(
         return Err(Failure::BadResponse(
             "Sec-WebSocket-Accept does not answer the key",
         ));
-    }
-    if filtered && answer.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(Failure::BadResponse("an extension that was not offered"));
     }
     if let Some(chosen) = answer.headers.get(SEC_WEBSOCKET_PROTOCOL)
         && !list_items(asked.get_all(SEC_WEBSOCKET_PROTOCOL)).any(|offered| chosen == offered)

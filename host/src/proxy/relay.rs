@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
+use super::compression::Legs;
 use super::failure::SessionFailure;
 use super::session::{Ending, RouteHandle};
 use super::worker::{ConnectionPermit, Worker};
@@ -23,6 +24,8 @@ pub(crate) struct Relay {
     pub(crate) is_websocket: bool,
     /// The plugins that may want messages.
     pub(crate) chain: Option<(ChainRun, Arc<Handshake>)>,
+    /// What the proxy agreed on with each side. Nothing, if there is no chain: then the sides did.
+    pub(crate) compression: Legs,
     pub(crate) route: RouteHandle,
     pub(crate) ending: Ending,
 }
@@ -46,6 +49,7 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
         service_early,
         is_websocket,
         chain,
+        compression,
         route,
         ending,
     } = relay;
@@ -71,13 +75,14 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
     let mut sent = Vec::new();
     let opening = chain.open(&handshake, &mut sent);
     match opening {
-        Ok(Opening::Watched(chain)) => {
-            let limit = route.settings.websocket.max_message_bytes;
-            tokio::task::spawn_local(filter::run(ends, early, chain, sent, limit, idle_timeout));
-        }
-        Ok(Opening::Unwatched) => {
+        Ok(Opening::Unwatched(_)) if compression.is_transparent() => {
             let early = filter::behind(sent, early);
             tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+        }
+        Ok(Opening::Watched(chain) | Opening::Unwatched(chain)) => {
+            let limit = route.settings.websocket.max_message_bytes;
+            let filter = filter::run(ends, early, chain, sent, compression, limit, idle_timeout);
+            tokio::task::spawn_local(filter);
         }
         Ok(Opening::Close { code, reason }) => {
             let failure = SessionFailure::ClosedByPlugin { code, reason };

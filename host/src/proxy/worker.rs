@@ -12,6 +12,7 @@ use foldhash::HashMap;
 use super::sweep::Sweep;
 use crate::generation::Generation;
 use crate::plugin::Instances;
+use crate::protocol::deflate::Codec;
 use crate::telemetry::{AccessLog, EndpointMetrics, WorkerMetrics};
 use crate::upstream::{Balancer, Endpoint, Pools, Upstream};
 
@@ -46,6 +47,8 @@ pub(crate) struct Buffers {
     pub(crate) message: Vec<u8>,
     /// What a relay is about to write, where that is not simply what it read.
     pub(crate) write: Vec<u8>,
+    /// Messages are compressed and inflated in here.
+    pub(crate) codec: Codec,
 }
 
 /// One client connection, counted until this is dropped.
@@ -71,6 +74,7 @@ impl Worker {
                 read: vec![0; READ_BUFFER_BYTES].into(),
                 message: Vec::new(),
                 write: Vec::new(),
+                codec: Codec::default(),
             }),
             endpoints: RefCell::default(),
             connections: Cell::new(0),

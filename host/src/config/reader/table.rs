@@ -161,13 +161,19 @@ impl<'r> Table<'r> {
     }
 
     /// One of a few words.
-    pub(in crate::config) fn choice<T: Copy>(
+    pub(in crate::config) fn choice<T: Copy, const N: usize>(
         &self,
         name: &'static str,
-        words: [(&str, T); 2],
+        words: [(&str, T); N],
         default: T,
     ) -> T {
-        let [(first, _), (second, _)] = words;
+        let expected = || {
+            let quoted = words.map(|(word, _)| format!("{word:?}"));
+            match quoted.split_last() {
+                Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+                None => String::new(),
+            }
+        };
         let find = |text: &str| {
             words
                 .iter()
@@ -175,7 +181,7 @@ impl<'r> Table<'r> {
                 .map(|(_, is)| *is)
         };
         self.get(name)
-            .and_then(|value| value.parse(format_args!("{first:?} or {second:?}"), find))
+            .and_then(|value| value.parse(expected(), find))
             .unwrap_or(default)
     }
 

@@ -9,8 +9,8 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Endpoint, Limits, Module, OnFailure, Pattern, PluginLimits,
-    RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
+    Action, Balance, ClientTimeouts, Compression, Endpoint, Limits, Module, OnFailure, Pattern,
+    PluginLimits, RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
 };
 
 #[test]
@@ -95,7 +95,11 @@ fn what_a_file_leaves_out_has_its_default() {
         route.websocket,
         WebSocket {
             max_message_bytes: 1 << 20,
-            idle_timeout: seconds(60)
+            idle_timeout: seconds(60),
+            compression: Compression {
+                client: true,
+                service: true
+            }
         }
     );
     assert_eq!(route.max_body_bytes, 1 << 20);
@@ -114,6 +118,25 @@ fn a_session_may_be_silent_as_long_as_a_read_may_take_unless_said_otherwise() {
     );
     let both = "+timeouts = { read = \"5m\" }\nwebsocket = { idle_timeout = \"1h\" }";
     assert_eq!(idle(both), Duration::from_secs(3600));
+}
+
+#[test]
+fn each_leg_can_be_compressed_by_itself() {
+    for (text, client, service) in [
+        ("both", true, true),
+        ("client", true, false),
+        ("service", false, true),
+        ("off", false, false),
+    ] {
+        let line = format!("+websocket = {{ compression = {text:?} }}");
+        let route = config(&with(UPSTREAM, &line))
+            .sites
+            .remove(0)
+            .routes
+            .remove(0);
+        let expected = Compression { client, service };
+        assert_eq!(route.websocket.compression, expected, "{text}");
+    }
 }
 
 #[test]

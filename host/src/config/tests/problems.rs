@@ -824,6 +824,13 @@ fn routes_are_explained_where_they_stand() {
         ),
         (
             UPSTREAM,
+            r#"+websocket = { compression = true }"#,
+            &[
+                r#"12:15: sites[0].routes[0].websocket.compression: expected "both", "client", "service" or "off", found true"#,
+            ],
+        ),
+        (
+            UPSTREAM,
             r#"+timeouts = { connect = "5" }"#,
             &[
                 r#"12:14: sites[0].routes[0].timeouts.connect: expected a duration such as "15s" or "1h30m" (units: ms, s, m, h, d), found "5""#,

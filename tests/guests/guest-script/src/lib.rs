@@ -15,9 +15,9 @@
 //! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
 //! | anything else | passes |
 //!
-//! `obey` is the end whose messages are obeyed: `client` (default), `service` or `both`. A message to
-//! several of these plugins names the one it is for: `b/drop` is obeyed by the one with `name = "b"`
-//! only. `hello` is sent to the client when a session opens.
+//! `obey` is the end whose messages are obeyed: `client` (default), `service`, `both`, or `nobody`, and
+//! then no session is watched. A message to several of these plugins names the one it is for: `b/drop` is
+//! obeyed by the one with `name = "b"` only. `hello` is sent to the client when a session opens.
 //!
 //! Requests for `/deny` are answered with 403, the field `x-denied-by: NAME` and the body
 //! `denied by NAME`. Otherwise a request gets, and a response gets, one more field `x-script: NAME`. The end
@@ -50,6 +50,7 @@ enum Obey {
     Client,
     Service,
     Both,
+    Nobody,
 }
 
 struct Session {
@@ -100,6 +101,7 @@ impl Messages for Script {
             Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
             Obey::Service => Subscription::only(Side::Service, Kinds::TEXT),
             Obey::Both => Subscription::both(Kinds::TEXT),
+            Obey::Nobody => return None,
         };
         Some((
             Session {

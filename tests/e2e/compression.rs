@@ -1,0 +1,492 @@
+//! `permessage-deflate` (RFC 7692) on routes whose plugins see messages: agreed on with each side, and
+//! messages that go on as they came, inflated, or compressed anew.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+
+use super::messages::scripted;
+use crate::harness::{
+    Connection, Frame, Head, Service, Tidegate, accepting, binary, close, guest, handshake, node,
+    one_listener, ping, pong, python, route_to, text,
+};
+
+const OFFER: &str = "permessage-deflate; client_max_window_bits";
+const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// Compresses a message, at another level than the proxy would.
+fn deflate(payload: impl AsRef<[u8]>) -> Vec<u8> {
+    let payload = payload.as_ref();
+    let mut stream = Compress::new(Compression::best(), false);
+    let mut out = Vec::with_capacity(payload.len() + 100);
+    let sync = FlushCompress::Sync;
+    stream.compress_vec(payload, &mut out, sync).unwrap();
+    assert_eq!(stream.total_in(), payload.len() as u64);
+    out.strip_suffix(&[0, 0, 0xff, 0xff]).unwrap().to_vec()
+}
+
+/// The frame with its payload inflated, which must say that it is compressed.
+fn inflated(frame: Frame) -> Frame {
+    assert_eq!(frame.rsv, 0b100, "{frame:?} is compressed");
+    let mut out = Vec::with_capacity(1 << 20);
+    let wire = [&frame.payload[..], &[0, 0, 0xff, 0xff]].concat();
+    let whole = FlushDecompress::Sync;
+    Decompress::new(false)
+        .decompress_vec(&wire, &mut out, whole)
+        .unwrap();
+    Frame::new(frame.opcode, out)
+}
+
+/// A whole text message, compressed.
+fn compressed(payload: impl AsRef<[u8]>) -> Frame {
+    text(deflate(payload)).with_rsv(0b100)
+}
+
+/// Text that compression makes shorter.
+fn long(word: &str) -> String {
+    format!("{word} ").repeat(50)
+}
+
+/// A service that answers an offer with `answer`, or any request with nothing, and sends every message
+/// back as it came.
+async fn echo(answer: Option<&'static str>) -> Service {
+    Service::start(move |mut connection| async move {
+        let request = connection.read_head().await;
+        let offered = request.field("sec-websocket-extensions").is_some();
+        assert_eq!(offered, answer.is_some(), "{request:?}");
+        let mut head = accepting(&request);
+        if let Some(answer) = answer {
+            head = head.with("Sec-WebSocket-Extensions", answer);
+        }
+        connection.send(head.to_wire()).await;
+        while let Some(frame) = connection.next_frame().await {
+            let is_close = frame.opcode == 8;
+            let frame = match frame.opcode {
+                9 => pong(frame.payload),
+                _ => frame,
+            };
+            if connection.try_send(frame.encode(None)).await.is_err() || is_close {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// A proxy whose route passes text messages by `guest-script`.
+async fn filtered(service: &Service, compression: &str) -> Tidegate {
+    let keys = format!("websocket = {{ compression = {compression:?}, max_message = \"64KiB\" }}");
+    Tidegate::serving(&scripted(service, &["a"], &keys, "")).await
+}
+
+/// Opens a WebSocket with an offer. Returns what is answered to it.
+async fn open(tidegate: &Tidegate, offer: &str) -> (Connection, Head) {
+    let mut client = tidegate.connect().await;
+    let offer = format!("{}\nSec-WebSocket-Extensions: {offer}", handshake("/"));
+    client.send_head(&offer).await;
+    let head = client.read_head().await;
+    (client, head)
+}
+
+/// As [`open`], with what browsers offer, which must be accepted.
+async fn open_compressed(tidegate: &Tidegate) -> Connection {
+    let (client, head) = open(tidegate, OFFER).await;
+    assert_eq!(head.field("sec-websocket-extensions"), Some(ANSWER));
+    client
+}
+
+#[tokio::test]
+async fn a_compressed_message_that_passes_goes_on_as_it_came() {
+    let payload = deflate(long("pass"));
+    let (first, last) = payload.split_at(7);
+    let fragments = [
+        text(first).with_rsv(0b100).unfinished(),
+        Frame::continuation(last),
+    ];
+    let whole = compressed(long("whole"));
+    let sent = [fragments[0].clone(), fragments[1].clone(), whole.clone()];
+    let expected = sent.clone();
+    let service = Service::start(move |mut connection| {
+        let expected = expected.clone();
+        async move {
+            let request = connection.read_head().await;
+            assert_eq!(
+                request.field("sec-websocket-extensions"),
+                Some("permessage-deflate; server_no_context_takeover; client_max_window_bits")
+            );
+            let head = accepting(&request).with("Sec-WebSocket-Extensions", ANSWER);
+            connection.send(head.to_wire()).await;
+            assert_eq!(connection.read_frame().await, ping("between"));
+            for frame in expected {
+                assert_eq!(connection.read_frame().await, frame);
+                connection.send_frame(frame).await;
+            }
+            connection.read_to_end().await;
+        }
+    })
+    .await;
+    let tidegate = filtered(&service, "both").await;
+    let mut client = open_compressed(&tidegate).await;
+    client.send_frame(fragments[0].clone()).await;
+    client.send_frame(ping("between")).await;
+    client.send_frame(fragments[1].clone()).await;
+    client.send_frame(whole).await;
+    for frame in sent {
+        assert_eq!(client.read_frame().await, frame);
+    }
+}
+
+#[tokio::test]
+async fn plugins_see_messages_inflated_and_what_they_make_is_compressed() {
+    let service = echo(Some(ANSWER)).await;
+    let tidegate = filtered(&service, "both").await;
+    let mut client = open_compressed(&tidegate).await;
+    let replaced = long("replaced");
+    client
+        .send_frame(compressed(format!("replace:{replaced}")))
+        .await;
+    assert_eq!(inflated(client.read_frame().await), text(&replaced));
+    client
+        .send_frame(compressed(format!("send-client:{replaced}")))
+        .await;
+    assert_eq!(inflated(client.read_frame().await), text(&replaced));
+    // Too short to be worth it.
+    client.send_frame(compressed("replace:short")).await;
+    assert_eq!(client.read_frame().await, text("short"));
+    // Nobody has to compress what it sends.
+    client.send_frame(text(format!("replace:{replaced}"))).await;
+    assert_eq!(inflated(client.read_frame().await), text(&replaced));
+    client.expect_echo("plain").await;
+    client.send_frame(compressed("close:4000:enough")).await;
+    assert_eq!(client.read_frame().await, close(4000, "enough"));
+}
+
+#[tokio::test]
+async fn what_no_plugin_asked_for_is_not_inflated() {
+    let service = echo(Some(ANSWER)).await;
+    let tidegate = filtered(&service, "both").await;
+    let mut client = open_compressed(&tidegate).await;
+    // The plugin asked for text only, so nobody sees that this cannot be inflated.
+    let garbage = binary([0xff; 100]).with_rsv(0b100);
+    client.send_frame(garbage.clone()).await;
+    assert_eq!(client.read_frame().await, garbage);
+}
+
+#[tokio::test]
+async fn only_the_clients_side_can_be_compressed() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        assert_eq!(request.field("sec-websocket-extensions"), None);
+        connection.accept_websocket(&request).await;
+        for frame in [
+            text(long("text")),
+            binary(long("binary")),
+            text("short"),
+            text(long("fragmented")),
+        ] {
+            assert_eq!(connection.read_frame().await, frame);
+            connection.send_frame(frame).await;
+        }
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = filtered(&service, "client").await;
+    let mut client = open_compressed(&tidegate).await;
+    client.send_frame(compressed(long("text"))).await;
+    assert_eq!(inflated(client.read_frame().await), text(long("text")));
+    client
+        .send_frame(binary(deflate(long("binary"))).with_rsv(0b100))
+        .await;
+    assert_eq!(inflated(client.read_frame().await), binary(long("binary")));
+    client.send_frame(compressed("short")).await;
+    assert_eq!(client.read_frame().await, text("short"));
+    let payload = deflate(long("fragmented"));
+    client
+        .send_frame(text(&payload[..9]).with_rsv(0b100).unfinished())
+        .await;
+    client.send_frame(Frame::continuation(&payload[9..])).await;
+    assert_eq!(
+        inflated(client.read_frame().await),
+        text(long("fragmented"))
+    );
+}
+
+#[tokio::test]
+async fn only_the_services_side_can_be_compressed() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        assert_eq!(
+            request.field("sec-websocket-extensions"),
+            Some("permessage-deflate; server_no_context_takeover")
+        );
+        let head = accepting(&request).with("Sec-WebSocket-Extensions", ANSWER);
+        connection.send(head.to_wire()).await;
+        let frame = connection.read_frame().await;
+        assert_eq!(inflated(frame), text(long("there")));
+        connection.send_frame(compressed(long("back"))).await;
+        connection.read_to_end().await;
+    })
+    .await;
+    let tidegate = filtered(&service, "service").await;
+    for offer in [OFFER, "x-none"] {
+        let (mut client, head) = open(&tidegate, offer).await;
+        assert_eq!(head.status(), 101);
+        assert_eq!(head.field("sec-websocket-extensions"), None);
+        client.send_frame(text(long("there"))).await;
+        assert_eq!(client.read_frame().await, text(long("back")));
+    }
+}
+
+#[tokio::test]
+async fn other_extensions_are_declined_and_compression_can_be_switched_off() {
+    let service = echo(None).await;
+    for (compression, offer) in [
+        ("off", OFFER),
+        ("both", "x-webkit-deflate-frame"),
+        ("both", "("),
+    ] {
+        let tidegate = filtered(&service, compression).await;
+        let (mut client, head) = open(&tidegate, offer).await;
+        assert_eq!(head.status(), 101);
+        assert_eq!(head.field("sec-websocket-extensions"), None, "{offer}");
+        client.expect_echo(&long("plain")).await;
+        client.send_frame(compressed("nobody agreed")).await;
+        assert_eq!(client.read_frame().await.close_code(), Some(1002));
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_a_client_wants_is_kept_to() {
+    // The service goes without, so what it sends has to be compressed anew.
+    let service = echo(Some("permessage-deflate; server_no_context_takeover")).await;
+    let tidegate = filtered(&service, "both").await;
+    let offer = "permessage-deflate; server_max_window_bits=9";
+    let (mut client, head) = open(&tidegate, offer).await;
+    let answer = format!("{ANSWER}; server_max_window_bits=9");
+    assert_eq!(head.field("sec-websocket-extensions"), Some(&answer[..]));
+    // It repeats itself at once, and again 2000 bytes on, which only a larger window sees.
+    let noise: String = (0_u32..125)
+        .map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761)).repeat(2))
+        .collect();
+    let message = noise.repeat(2);
+    let frame = compressed(&message);
+    client.send_frame(frame.clone()).await;
+    let answered = client.read_frame().await;
+    assert!(answered.payload.len() > frame.payload.len() + 300);
+    assert_eq!(inflated(answered), text(&message));
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_kept_to_is_refused() {
+    for answer in [
+        "permessage-deflate",
+        "permessage-deflate; server_no_context_takeover; mystery",
+        "permessage-deflate; server_no_context_takeover, x-other",
+        "x-other",
+    ] {
+        let service = echo(Some(answer)).await;
+        let tidegate = filtered(&service, "both").await;
+        let (_, head) = open(&tidegate, OFFER).await;
+        assert_eq!(head.status(), 502, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_the_rules_of_compression_is_told_so() {
+    let service = echo(Some(ANSWER)).await;
+    let tidegate = filtered(&service, "both").await;
+    let rows = [
+        // Over 64 KiB once inflated.
+        (vec![compressed("x".repeat(65_537))], 1009),
+        (vec![text([0xff; 100]).with_rsv(0b100)], 1007),
+        (vec![compressed(b"not \xff text")], 1007),
+        // Not whole.
+        (vec![text(&deflate(long("cut"))[..5]).with_rsv(0b100)], 1007),
+        (vec![ping("").with_rsv(0b100)], 1002),
+        (vec![Frame::continuation("").with_rsv(0b100)], 1002),
+        (
+            vec![
+                text("").unfinished(),
+                Frame::continuation("").with_rsv(0b100),
+            ],
+            1002,
+        ),
+        (vec![text("").with_rsv(0b110)], 1002),
+    ];
+    for (frames, code) in rows {
+        let mut client = open_compressed(&tidegate).await;
+        client.send_frame(compressed("x".repeat(65_536))).await;
+        client.read_frame().await;
+        for frame in &frames {
+            client.send_frame(frame.clone()).await;
+        }
+        let closed = client.read_frame().await;
+        assert_eq!(closed.close_code(), Some(code), "{frames:?}");
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gigabyte_of_zeros_is_refused_without_being_inflated() {
+    let mut stream = Compress::new(Compression::best(), false);
+    let (zeros, mut bomb) = (vec![0; 1 << 20], Vec::with_capacity(2 << 20));
+    for _ in 0..1024 {
+        let none = FlushCompress::None;
+        stream.compress_vec(&zeros, &mut bomb, none).unwrap();
+    }
+    let sync = FlushCompress::Sync;
+    stream.compress_vec(&[], &mut bomb, sync).unwrap();
+    bomb.truncate(bomb.len() - 4);
+
+    let service = echo(Some(ANSWER)).await;
+    let keys = "websocket = { max_message = \"2MiB\" }";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], keys, "")).await;
+    let mut client = open_compressed(&tidegate).await;
+    client.send_frame(compressed(long("warm"))).await;
+    client.read_frame().await;
+    let before = tidegate.memory();
+    client.send_frame(text(&bomb).with_rsv(0b100)).await;
+    assert_eq!(client.read_frame().await.close_code(), Some(1009));
+    let grown = tidegate.memory().saturating_sub(before) >> 20;
+    assert!(grown < 32, "{grown} MiB");
+}
+
+#[tokio::test]
+async fn messages_that_grow_when_inflated_wait_for_a_service_that_does_not_read() {
+    let (read, reads) = tokio::sync::watch::channel(false);
+    let service = Service::start(move |mut connection| {
+        let mut reads = reads.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            reads.wait_for(|&now| now).await.unwrap();
+            for n in 0..1000 {
+                let frame = connection.read_frame().await;
+                assert_eq!(frame.payload.len(), 65_536, "message {n}");
+            }
+        }
+    })
+    .await;
+    let tidegate = filtered(&service, "client").await;
+    let mut client = open_compressed(&tidegate).await;
+    let before = tidegate.memory();
+    // One read of the proxy's holds as many of them as are 200 MiB inflated.
+    let message = compressed(vec![b' '; 65_536]).encode(Some([1, 2, 3, 4]));
+    let taken = client
+        .send_until_stalled(&message.repeat(3000), 256 << 20)
+        .await;
+    assert!(taken < 256 << 20, "the client is held back");
+    let grown = tidegate.memory().saturating_sub(before) >> 20;
+    assert!(grown < 32, "{grown} MiB");
+    read.send(true).unwrap();
+    service.finished().await;
+}
+
+/// Echoes with compression, and prints its port and what was agreed on.
+const NODE_SERVICE: &str = r#"
+    const { WebSocketServer } = require("ws");
+    const server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: { threshold: 0 } });
+    server.on("listening", () => console.log(server.address().port));
+    server.on("connection", (socket) => {
+        console.log(`agreed on [${socket.extensions}]`);
+        socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary }));
+    });
+"#;
+
+/// Holds a compressed conversation: what it says comes back, but for one word that is redacted.
+const NODE_CLIENT: &str = r#"
+    const WebSocket = require("ws");
+    const socket = new WebSocket(process.argv[1], { perMessageDeflate: { threshold: 0 } });
+    const sent = [];
+    for (const length of [0, 1, 125, 126, 65535, 65536, 200000])
+        sent.push("a secret ".repeat(length / 9), Buffer.alloc(length, 7));
+    let next = 0;
+    socket.on("open", () => sent.forEach((message) => socket.send(message)));
+    socket.on("message", (data, isBinary) => {
+        const expected = sent[next++];
+        const right = isBinary ? data.equals(expected) : data.toString() === expected.replaceAll("secret", "***");
+        if (!right) throw new Error(`message ${next}: ${data.toString().slice(0, 50)}`);
+        if (next === sent.length) socket.close(4000, "bye");
+    });
+    socket.on("close", (code, reason) => console.log(`${socket.extensions}: ${code} ${reason} after ${next}`));
+"#;
+
+/// The same in Python.
+const PYTHON_CLIENT: &str = r#"
+import asyncio, sys, websockets
+
+async def main(url):
+    sent = [message for length in (0, 1, 125, 126, 65535, 65536, 200000)
+            for message in ("a secret " * (length // 9), b"\x07" * length)]
+    async with websockets.connect(url) as socket:
+        print(socket.protocol.extensions)
+        for message in sent:
+            await socket.send(message)
+        for message in sent:
+            expected = message if isinstance(message, bytes) else message.replace("secret", "***")
+            assert await socket.recv() == expected
+        await socket.send(["a sec", "ret in ", "three parts"])
+        assert await socket.recv() == "a *** in three parts"
+        await socket.close(4000, "bye")
+    print("closed", socket.close_code, socket.close_reason)
+
+asyncio.run(main(sys.argv[1]))
+"#;
+
+#[tokio::test]
+async fn compressed_conversations_of_others_pass_a_plugin() {
+    let mut service = node(NODE_SERVICE, &[]);
+    let port = service.stdout.line().await;
+    let plain = Service::websocket_echo().await;
+    let plugin = "plugins = [\"redact\"]";
+    let configuration = format!(
+        "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"\n{plugin}
+         [[sites.routes]]\nmatch = \"/plain\"\nurl = \"http://{}\"\n{plugin}
+         [plugins.redact]\nmodule = \"builtin:redact\"\nconfig = {{ words = [\"secret\"] }}",
+        plain.address
+    );
+    let tidegate = Tidegate::start(&one_listener(&configuration)).await;
+    for target in ["/", "/plain"] {
+        let url = format!("ws://{}{target}", tidegate.address(0));
+        let agreed = "agreed on [permessage-deflate]";
+        let mut client = node(NODE_CLIENT, &[&url]);
+        assert_eq!(
+            client.stdout.line().await,
+            "permessage-deflate: 4000 bye after 14"
+        );
+        let mut client = python(PYTHON_CLIENT, &[&url]);
+        let extensions = client.stdout.line().await;
+        assert!(
+            extensions.contains("remote_no_context_takeover=True, local_no_context_takeover=True"),
+            "{extensions}"
+        );
+        assert_eq!(client.stdout.line().await, "closed 4000 bye");
+        if target == "/" {
+            assert_eq!(service.stdout.line().await, agreed);
+            assert_eq!(service.stdout.line().await, agreed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_no_plugin_watches_is_relayed_whatever_was_agreed_on() {
+    let plugin = format!(
+        "plugins = [\"a\"]\n[plugins.a]\nmodule = {:?}\nconfig = {{ name = \"a\", obey = \"nobody\" }}",
+        guest("guest-script")
+    );
+    // Both sides compressed: blind.
+    let service = echo(Some(ANSWER)).await;
+    let tidegate = Tidegate::serving(&(route_to(&service) + &plugin)).await;
+    let mut client = open_compressed(&tidegate).await;
+    let garbage = binary([0xff; 100]).with_rsv(0b100);
+    client.send_frame(garbage.clone()).await;
+    assert_eq!(client.read_frame().await, garbage);
+    client.expect_echo("plain").await;
+
+    // One is not: inflated for it all the same.
+    let service = Service::websocket_echo().await;
+    let tidegate = Tidegate::serving(&(route_to(&service) + &plugin)).await;
+    let mut client = open_compressed(&tidegate).await;
+    client.send_frame(compressed(long("there"))).await;
+    assert_eq!(inflated(client.read_frame().await), text(long("there")));
+    client.send_frame(close(1000, "")).await;
+    assert_eq!(client.read_frame().await, close(1000, ""));
+}
