@@ -26,7 +26,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::handshake::Offer;
 use super::head::{self, Hop, Variables};
-use super::worker::Worker;
+use super::worker::{InForce, Worker};
 use super::{exchange, handshake};
 use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
@@ -47,7 +47,7 @@ const DISCARD_TIME: Duration = Duration::from_millis(100);
 /// A route of a generation. Cheap to clone, and keeps the generation.
 #[derive(Clone)]
 pub(crate) struct RouteHandle {
-    generation: Rc<Arc<Generation>>,
+    generation: Rc<InForce>,
     site: usize,
     route: usize,
 }

@@ -2,6 +2,7 @@
 //! shared with another worker, so nothing in here needs a lock.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,9 +35,20 @@ pub(crate) struct Worker {
     /// Client connections open.
     connections: Cell<usize>,
     in_force: Arc<ArcSwap<Generation>>,
-    /// The generation as of the last look. Cloning the `Rc` keeps sessions from contending for the
-    /// count of an `Arc` that all workers hold.
-    cached: RefCell<Rc<Arc<Generation>>>,
+    /// The generation as of the last look.
+    cached: RefCell<Rc<InForce>>,
+}
+
+/// A generation as one worker's sessions hold it: by an `Rc` of their own, so that they do not contend
+/// for the count of the `Arc` that all workers hold.
+pub(crate) struct InForce(Arc<Generation>);
+
+impl Deref for InForce {
+    type Target = Generation;
+
+    fn deref(&self) -> &Generation {
+        &self.0
+    }
 }
 
 /// Buffers that relays borrow while they run and never across an await.
@@ -62,7 +74,7 @@ impl Worker {
         metrics: Arc<WorkerMetrics>,
         access_log: Option<AccessLog>,
     ) -> Rc<Self> {
-        let cached = RefCell::new(Rc::new(in_force.load_full()));
+        let cached = RefCell::new(Rc::new(InForce(in_force.load_full())));
         Rc::new(Self {
             sweep: Rc::default(),
             pools: Pools::default(),
@@ -84,11 +96,11 @@ impl Worker {
     }
 
     /// Returns the generation in force.
-    pub(crate) fn generation(&self) -> Rc<Arc<Generation>> {
+    pub(crate) fn generation(&self) -> Rc<InForce> {
         let in_force = self.in_force.load();
         let mut cached = self.cached.borrow_mut();
-        if !Arc::ptr_eq(&in_force, &cached) {
-            *cached = Rc::new(Arc::clone(&in_force));
+        if !Arc::ptr_eq(&in_force, &cached.0) {
+            *cached = Rc::new(InForce(Arc::clone(&in_force)));
             let generation = cached.clone();
             drop(cached);
             self.balancer.retain(|id| {
