@@ -1,10 +1,13 @@
 //! The access log: one line for each exchange or session, written at its end.
 
+use std::sync::Arc;
+
 use regex::Regex;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
-use crate::harness::{Refusing, Service, Tidegate, eventually, handshake, route_to, text};
+use crate::harness::{Refusing, Service, Tidegate, eventually, handshake, route_to, text, within};
 
 /// A proxy that logs to its standard output.
 async fn logging(format: &str, routes: &str) -> Tidegate {
@@ -163,23 +166,27 @@ async fn a_request_that_cannot_be_read_has_a_line_too() {
 
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_is_logged_as_499() {
-    let service = Service::start(|mut connection| async move {
-        connection.read_head().await;
-        connection.read_to_end().await;
+    let asked = Arc::new(Semaphore::new(0));
+    let tell = asked.clone();
+    let service = Service::start(move |mut connection| {
+        let tell = tell.clone();
+        async move {
+            connection.read_head().await;
+            tell.add_permits(1);
+            connection.expect_end().await;
+        }
     })
     .await;
     let mut tidegate = logging("json", &route_to(&service)).await;
     let mut client = tidegate.connect().await;
     client.send_head("GET /impatient HTTP/1.1\nHost: a").await;
-    eventually("request at the service", async || {
-        (service.connections() == 1).then_some(())
-    })
-    .await;
+    within("request at the service", asked.acquire())
+        .await
+        .unwrap()
+        .forget();
     client.reset();
-    assert_facts(
-        &record(&mut tidegate).await,
-        json!({ "target": "/impatient", "status": 499 }),
-    );
+    let facts = json!({ "target": "/impatient", "status": 499 });
+    assert_facts(&record(&mut tidegate).await, facts);
     // And the service is not left with it.
     service.finished().await;
 }

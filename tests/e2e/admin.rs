@@ -52,7 +52,9 @@ async fn metrics_count_what_happened() {
 
     let metrics = eventually("end of the session", async || {
         let metrics = tidegate.metrics().await;
-        (metrics.sum("tidegate_sessions_open", &[]) == 1.0).then_some(metrics)
+        let open = ["tidegate_sessions_open", "tidegate_connections_open"];
+        let only_one = open.iter().all(|name| metrics.sum(name, &[]) == 1.0);
+        only_one.then_some(metrics)
     })
     .await;
     let address = refusing.address.to_string();

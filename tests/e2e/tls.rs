@@ -6,8 +6,8 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use crate::harness::{
-    Authority, Connection, Folder, Service, Tidegate, binary, http_echo, route_to, tls_handshake,
-    websocket_echo,
+    Authority, Connection, Folder, Service, Tidegate, binary, eventually, http_echo, route_to,
+    tls_handshake, websocket_echo,
 };
 
 /// A TLS listener and a site for `names` beside the files `cert.pem` and `key.pem`.
@@ -317,13 +317,11 @@ async fn noise_on_a_tls_port_hurts_only_who_makes_it() {
         .exchange("GET / HTTP/1.1\nHost: www.example.com")
         .await
         .seen_by_service();
-    assert_eq!(
-        tidegate
-            .metrics()
-            .await
-            .sum("tidegate_tls_handshake_failures_total", &[]),
-        1.0
-    );
+    eventually("count of the failure", async || {
+        let metrics = tidegate.metrics().await;
+        (metrics.sum("tidegate_tls_handshake_failures_total", &[]) == 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
