@@ -102,12 +102,13 @@ async fn a_service_that_does_not_read_the_request_is_a_504() {
         std::future::pending::<()>().await;
     })
     .await;
-    let route = route_to(&service) + "max_body = \"0B\"\ntimeouts = { send = \"300ms\" }";
+    let route = route_to(&service) + "max_body = \"0B\"\ntimeouts = { send = \"2s\" }";
     let tidegate = Tidegate::serving(&route).await;
     let mut client = tidegate.connect().await;
     client
         .send_head("POST / HTTP/1.1\nHost: a\nContent-Length: 1000000000")
         .await;
+    // It is told some time after it notices that nothing moves any more.
     client
         .send_until_stalled(&[b'x'; 65536], 1_000_000_000)
         .await;
