@@ -89,12 +89,44 @@ pub(crate) trait Observer {
 /// Nobody.
 impl Observer for () {}
 
+/// How long something may not move. The clock runs only while somebody waits.
+pub(crate) struct Patience {
+    limit: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            waiting: None,
+        }
+    }
+
+    /// Returns the longest wait.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Begins anew, since something has moved.
+    pub(crate) fn renew(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Ready once nothing has moved for the limit.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        waiting.as_mut().poll(cx)
+    }
+}
+
 /// A stream whose writes may not stall for longer than a limit.
 pub(crate) struct Guarded<O> {
     stream: Stream,
-    send_timeout: Duration,
-    /// Runs while a write is pending.
-    stalled: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
     observer: O,
 }
 
@@ -104,8 +136,7 @@ impl<O: Observer> Guarded<O> {
     pub(crate) fn new(stream: Stream, send_timeout: Duration, observer: O) -> Self {
         Self {
             stream,
-            send_timeout,
-            stalled: None,
+            patience: Patience::new(send_timeout),
             observer,
         }
     }
@@ -122,15 +153,10 @@ impl<O: Observer> Guarded<O> {
     ) -> Poll<io::Result<T>> {
         self.observer.wrote(write.is_pending());
         if write.is_ready() {
-            self.stalled = None;
+            self.patience.renew();
             return write;
         }
-        let limit = self.send_timeout;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        stalled
-            .as_mut()
+        self.patience
             .poll(cx)
             .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

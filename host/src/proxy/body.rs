@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::session::{Ending, RouteHandle};
+use crate::stream::Patience;
 use crate::upstream::Sender;
 
 /// A response body. When it has been sent, or the client is gone, the exchange is recorded.
@@ -30,9 +30,8 @@ enum Source {
 /// A body as it comes from a service, and the connection it comes on.
 pub(crate) struct ServiceBody {
     incoming: Incoming,
-    read_timeout: Duration,
-    /// Runs while the service sends nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// With a service that sends nothing.
+    patience: Patience,
     /// Everything has come, trailers included.
     ended: bool,
     connection: Option<Reusable>,
@@ -91,8 +90,7 @@ impl ServiceBody {
     ) -> Self {
         Self {
             incoming,
-            read_timeout: route.settings.timeouts.read,
-            stalled: None,
+            patience: Patience::new(route.settings.timeouts.read),
             ended: false,
             connection: Some(Reusable {
                 sender,
@@ -109,14 +107,10 @@ impl ServiceBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            let timeout = self.read_timeout;
-            let stalled = self
-                .stalled
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-            ready!(stalled.as_mut().poll(cx));
-            return Poll::Ready(Some(Err(BodyError::Timeout(timeout))));
+            ready!(self.patience.poll(cx));
+            return Poll::Ready(Some(Err(BodyError::Timeout(self.patience.limit()))));
         };
-        self.stalled = None;
+        self.patience.renew();
         // hyper asks no more after trailers.
         self.ended = frame
             .as_ref()

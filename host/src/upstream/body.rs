@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+
+use crate::stream::Patience;
 
 /// What can be wrong with a request body. All of it is the client's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +56,8 @@ struct Streaming {
     incoming: Incoming,
     /// 0: no limit.
     limit: u64,
-    read_timeout: Duration,
-    /// Runs while the client sends nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// With a client that sends nothing.
+    patience: Patience,
     progress: Rc<BodyProgress>,
 }
 
@@ -77,8 +77,7 @@ impl RequestBody {
         Self(Some(Box::new(Streaming {
             incoming,
             limit,
-            read_timeout,
-            stalled: None,
+            patience: Patience::new(read_timeout),
             progress,
         })))
     }
@@ -95,14 +94,11 @@ impl Streaming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyProblem>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            let timeout = self.read_timeout;
-            let stalled = self
-                .stalled
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-            ready!(stalled.as_mut().poll(cx));
+            ready!(self.patience.poll(cx));
+            let timeout = self.patience.limit();
             return Poll::Ready(Some(Err(BodyProblem::Timeout { timeout })));
         };
-        self.stalled = None;
+        self.patience.renew();
         Poll::Ready(match frame {
             None => None,
             Some(Err(_)) => Some(Err(BodyProblem::Aborted)),
