@@ -4,8 +4,9 @@
 
 use http::request::Parts;
 
+use super::ending::Ending;
 use super::failure::Failure;
-use super::session::{Ending, Session};
+use super::session::Session;
 use crate::upstream::{Endpoint, Error, Upstream};
 
 /// How an attempt at one endpoint ended, other than with an answer.

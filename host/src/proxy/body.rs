@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::session::{Ending, RouteHandle};
+use super::ending::Ending;
+use super::session::RouteHandle;
 use crate::stream::Patience;
 use crate::upstream::Sender;
 

@@ -11,9 +11,10 @@ use tracing::debug;
 
 use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
+use super::ending::Ending;
 use super::failure::Failure;
 use super::head;
-use super::session::{Ending, Session};
+use super::session::Session;
 use crate::config::RouteTimeouts;
 use crate::upstream::{BodyProgress, Endpoint, Error, RequestBody, Sender, Upstream, http1};
 

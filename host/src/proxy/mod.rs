@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod closing;
 mod compression;
+mod ending;
 mod exchange;
 mod failure;
 mod filter;

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::compression::Legs;
+use super::ending::Ending;
 use super::failure::SessionFailure;
-use super::session::{Ending, RouteHandle};
+use super::session::RouteHandle;
 use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
 use crate::plugin::{ChainRun, Handshake, Opening};

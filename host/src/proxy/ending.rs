@@ -1,0 +1,187 @@
+//! The end of an exchange or session: what is counted until then, and its line in the access log.
+//!
+//! Whatever holds the last byte of it holds this too: a response's body, or a relay.
+
+use std::error::Error;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::client::Client;
+use super::worker::Worker;
+use crate::generation::Route;
+use crate::telemetry::{Direction, EndpointMetrics, Record};
+use crate::upstream::{self, BodyProgress, Endpoint, Open};
+
+/// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
+/// client went away.
+pub(crate) struct Ending {
+    worker: Rc<Worker>,
+    pub(crate) record: Option<Box<Record>>,
+    /// The endpoint that counts this as open.
+    endpoint: Option<(Open, Arc<EndpointMetrics>)>,
+    body: Option<Rc<BodyProgress>>,
+    /// The connection that is free for the next request when this ends.
+    client: Option<Rc<Client>>,
+}
+
+impl Ending {
+    pub(crate) fn begin(worker: &Rc<Worker>, client: &Rc<Client>, head: &Parts) -> Self {
+        client.begin();
+        let record = worker.access_log.is_some().then(|| {
+            let mut record = Box::new(Record::new(client.remote, head));
+            record.status = StatusCode::from_u16(499).ok();
+            record
+        });
+        Self {
+            worker: worker.clone(),
+            record,
+            endpoint: None,
+            body: None,
+            client: Some(client.clone()),
+        }
+    }
+
+    pub(crate) fn routed(&mut self, route: &Route) {
+        if let Some(record) = &mut self.record {
+            record.route = Some((&*route.label).into());
+        }
+    }
+
+    /// Counts the exchange as open at an endpoint, and no longer at the one before.
+    pub(crate) fn opens(&mut self, endpoint: &Endpoint, metrics: &Arc<EndpointMetrics>) {
+        self.closes();
+        metrics.open.increment();
+        self.endpoint = Some((endpoint.state.opened(), metrics.clone()));
+        if let Some(record) = &mut self.record {
+            record.endpoint = Some(endpoint.address);
+            record.attempts += 1;
+        }
+    }
+
+    fn closes(&mut self) {
+        if let Some((_, metrics)) = self.endpoint.take() {
+            metrics.open.decrement();
+        }
+    }
+
+    /// Notes why this ends badly.
+    pub(crate) fn failed(&mut self, failure: &dyn Error) {
+        if let Some(record) = &mut self.record {
+            record.failure = Some(chain_of(failure).into());
+        }
+    }
+
+    /// Whether the whole request body has been read, or given up.
+    pub(crate) fn has_received(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_done())
+    }
+
+    /// Returns what is wrong with the request body, if anything is.
+    pub(crate) fn body_problem(&self) -> Option<upstream::BodyProblem> {
+        self.body.as_ref().and_then(|body| body.problem())
+    }
+
+    /// Notes the bytes of the response body that went to the client.
+    pub(crate) fn delivered(&mut self, bytes: u64) {
+        self.worker.metrics.bytes[Direction::ToClient].add(bytes);
+        if let Some(record) = &mut self.record {
+            record.bytes_to_client += bytes;
+        }
+    }
+
+    /// Counts what is read of the request body from now on.
+    pub(crate) fn receives(&mut self) -> Rc<BodyProgress> {
+        self.body.get_or_insert_default().clone()
+    }
+
+    /// Notes bytes that came from the client.
+    pub(crate) fn received(&mut self, bytes: u64) {
+        self.worker.metrics.bytes[Direction::ToService].add(bytes);
+        if let Some(record) = &mut self.record {
+            record.bytes_from_client += bytes;
+        }
+    }
+
+    /// Returns the worker that serves this.
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Hands what is left to record to a session that begins with a 101.
+    pub(crate) fn for_session(&mut self) -> Self {
+        if let Some(record) = &mut self.record {
+            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+        }
+        let mut ending = self.take();
+        // The connection is not coming back, and an idle session should not hold more than it needs.
+        ending.client = None;
+        ending
+    }
+
+    fn take(&mut self) -> Self {
+        Self {
+            worker: self.worker.clone(),
+            record: self.record.take(),
+            endpoint: self.endpoint.take(),
+            body: self.body.take(),
+            client: self.client.take(),
+        }
+    }
+
+    /// Lets the exchange end with the body of its response.
+    pub(crate) fn answer(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        unread: bool,
+    ) -> Response<ResponseBody> {
+        let status = response.status();
+        self.worker.metrics.responses[status.into()].increment();
+        if let Some(record) = &mut self.record {
+            record.status = Some(status);
+        }
+        // What is left of the request's body will not be read, so the connection cannot go on.
+        if unread {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            if let Some(client) = &self.client {
+                client.ends();
+            }
+        }
+        let ending = self.take();
+        response.body_mut().ends(ending);
+        response
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.closes();
+        if let Some(body) = self.body.take() {
+            self.received(body.bytes());
+        }
+        if let Some(client) = self.client.take() {
+            client.rest();
+        }
+        if let (Some(record), Some(access_log)) = (self.record.take(), &self.worker.access_log) {
+            access_log.record(&record);
+        }
+    }
+}
+
+/// Returns an error and its causes, one line.
+pub(crate) fn chain_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
