@@ -233,7 +233,7 @@ pub(crate) fn unmask_into(out: &mut Vec<u8>, payload: &[u8], mut key: [u8; 4], o
 
 /// Follows the frames of a stream that somebody else owns: reads headers, skips payloads, copies
 /// nothing but a header cut in two by a read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Boundaries {
     /// Bytes of payload until the frame ends; [`LOST`] once a header was not understood.
     remaining: u64,
@@ -243,6 +243,7 @@ pub(crate) struct Boundaries {
     collected: u8,
     /// Whether the end of this frame is the end of a data message.
     ends_message: bool,
+    closed: bool,
 }
 
 impl Boundaries {
@@ -254,6 +255,7 @@ impl Boundaries {
             header: [0; FrameHeader::MAX_LEN],
             collected: 0,
             ends_message: false,
+            closed: false,
         }
     }
 
@@ -269,6 +271,31 @@ impl Boundaries {
             return Ok(());
         }
         self.advance_over_headers(bytes)
+    }
+
+    /// Follows `bytes` up to where the frame at hand ends, and returns where that is; None: beyond
+    /// them. As [`Self::advance`] otherwise.
+    pub(crate) fn advance_to_boundary(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<Option<usize>, FrameError> {
+        let mut used = 0;
+        while !self.at_boundary() {
+            if used == bytes.len() {
+                return Ok(None);
+            }
+            // Of a header it is not known how long it is.
+            let step = usize::try_from(self.remaining.max(1)).unwrap_or(usize::MAX);
+            let step = step.min(bytes.len() - used);
+            self.advance(&bytes[used..used + step])?;
+            used += step;
+        }
+        Ok(Some(used))
+    }
+
+    /// Whether a Close frame, or its beginning, has passed.
+    pub(crate) fn closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether the stream is between two frames.
@@ -301,6 +328,7 @@ impl Boundaries {
                     bytes = &bytes[used..];
                     self.remaining = header.payload_len;
                     self.ends_message = header.fin && !header.opcode.is_control();
+                    self.closed |= header.opcode == Opcode::Close;
                 }
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -514,6 +542,17 @@ mod tests {
     }
 
     #[test]
+    fn boundaries_know_whether_a_close_frame_has_passed() {
+        let mut boundaries = Boundaries::new();
+        boundaries.advance(&stream()).unwrap();
+        assert!(!boundaries.closed());
+        boundaries.advance(&[0x88, 0x80, 1, 2]).unwrap();
+        assert!(!boundaries.closed(), "half a header");
+        boundaries.advance(&[3, 4]).unwrap();
+        assert!(boundaries.closed() && boundaries.at_boundary());
+    }
+
+    #[test]
     fn boundaries_accept_frames_of_extensions() {
         let mut boundaries = Boundaries::new();
         boundaries.advance(&[0xc2, 0x01, 0xff]).unwrap();
@@ -590,6 +629,24 @@ mod tests {
                 prop_assert_eq!(boundaries.at_boundary(), at == 0 || ends.contains(&at));
             }
             prop_assert_eq!(boundaries.messages(), 2);
+        }
+
+        #[test]
+        fn the_next_boundary_is_found_from_wherever_the_stream_was_left(left in 0_usize..340) {
+            let stream = stream();
+            let left = left.min(stream.len());
+            let ends = [0, 6, 11, 15, 17, stream.len()];
+            let expected = ends.iter().find(|end| **end >= left).unwrap() - left;
+            let mut boundaries = Boundaries::new();
+            boundaries.advance(&stream[..left]).unwrap();
+            prop_assert_eq!(boundaries.advance_to_boundary(&stream[left..]), Ok(Some(expected)));
+            prop_assert!(boundaries.at_boundary());
+            if expected > 0 {
+                let mut boundaries = Boundaries::new();
+                boundaries.advance(&stream[..left]).unwrap();
+                let cut = &stream[left..left + expected - 1];
+                prop_assert_eq!(boundaries.advance_to_boundary(cut), Ok(None));
+            }
         }
 
         #[test]
