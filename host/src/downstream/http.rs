@@ -66,6 +66,8 @@ pub(crate) async fn serve(
                 (Signal::Expired, _) => return Poll::Ready(Err(Stop::Idle)),
                 // hyper ends the connection after the response that is under way.
                 (Signal::Drain, _) => Pin::new(&mut connection).graceful_shutdown(),
+                // None is set.
+                (Signal::Alarm, _) => {}
             }
         }
         Pin::new(&mut connection).poll(cx).map(Ok)

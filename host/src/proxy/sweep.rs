@@ -13,11 +13,17 @@ use slab::Slab;
 /// The watches of one worker and their clock.
 #[derive(Default)]
 pub(crate) struct Sweep {
-    /// Milliseconds; moves only when [`Self::advance`] is called.
-    now: Cell<u64>,
+    /// Moves only when [`Self::advance`] is called.
+    now: Cell<Moment>,
+    /// What [`Watch::past`] returns.
+    past: Cell<Moment>,
     draining: Cell<bool>,
     watched: RefCell<Slab<Rc<State>>>,
 }
+
+/// A point in time by the clock of a worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
 
 /// Something that may be silent for too long. Dropping it ends the watch.
 pub(crate) struct Watch {
@@ -29,19 +35,40 @@ pub(crate) struct Watch {
 /// Why a watch woke its task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// The armed timeout has gone by without activity.
-    Expired,
     /// The worker takes no new sessions and wants this one to end.
     Drain,
+    /// The armed timeout has gone by without activity.
+    Expired,
+    /// The moment that the alarm was set to has gone by.
+    Alarm,
 }
 
 struct State {
-    /// Last activity, by [`Sweep::now`].
-    since: Cell<u64>,
+    /// Last activity.
+    since: Cell<Moment>,
     /// Milliseconds of silence allowed; [`u64::MAX`]: any.
     timeout: Cell<u64>,
-    pending: Cell<Option<Signal>>,
+    alarm: Cell<Moment>,
+    pending: Cell<Pending>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// Signals that the task has not been given.
+#[derive(Clone, Copy, Default)]
+struct Pending {
+    drain: bool,
+    expired: bool,
+    alarm: bool,
+}
+
+impl Moment {
+    /// Never comes.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// Returns the moment so long after this one.
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
 }
 
 impl Sweep {
@@ -50,7 +77,11 @@ impl Sweep {
         let state = Rc::new(State {
             since: Cell::new(self.now.get()),
             timeout: Cell::new(u64::MAX),
-            pending: Cell::new(self.draining.get().then_some(Signal::Drain)),
+            alarm: Cell::new(Moment::NEVER),
+            pending: Cell::new(Pending {
+                drain: self.draining.get(),
+                ..Pending::default()
+            }),
             waker: RefCell::new(None),
         });
         let key = self.watched.borrow_mut().insert(state.clone());
@@ -61,17 +92,26 @@ impl Sweep {
         }
     }
 
+    /// Returns the clock, which may be up to one step late.
+    pub(crate) fn now(&self) -> Moment {
+        self.now.get()
+    }
+
     /// Moves the clock and wakes what has expired. `elapsed` since the last call.
     pub(crate) fn advance(&self, elapsed: Duration) {
-        let step = millis(elapsed);
-        let now = self.now.get() + step;
-        self.now.set(now);
+        // A stamp is up to one step older than the activity it stands for.
+        let past = self.now.get();
+        self.past.set(past);
+        self.now.set(past.after(elapsed));
         for (_, state) in self.watched.borrow().iter() {
-            // A stamp is up to one step older than the activity it stands for.
-            let silent = now.saturating_sub(state.since.get()).saturating_sub(step);
+            let silent = past.0.saturating_sub(state.since.get().0);
             if silent >= state.timeout.get() {
                 state.timeout.set(u64::MAX);
                 state.wake(Signal::Expired);
+            }
+            if past >= state.alarm.get() {
+                state.alarm.set(Moment::NEVER);
+                state.wake(Signal::Alarm);
             }
         }
     }
@@ -92,6 +132,13 @@ impl Watch {
         self.state.timeout.set(millis(timeout));
     }
 
+    /// Allows no more than `timeout` of silence, from now on.
+    pub(crate) fn shorten(&self, timeout: Duration) {
+        self.touch();
+        let timeout = self.state.timeout.get().min(millis(timeout));
+        self.state.timeout.set(timeout);
+    }
+
     /// Allows any silence.
     pub(crate) fn disarm(&self) {
         self.state.timeout.set(u64::MAX);
@@ -102,9 +149,25 @@ impl Watch {
         self.state.since.set(self.sweep.now.get());
     }
 
+    /// Sets the alarm, in place of the one before. It does not care for activity.
+    pub(crate) fn set_alarm(&self, at: Moment) {
+        self.state.alarm.set(at);
+    }
+
+    /// Returns the clock, as [`Sweep::now`].
+    pub(crate) fn now(&self) -> Moment {
+        self.sweep.now()
+    }
+
+    /// Returns the latest moment that has certainly gone by for what was stamped with
+    /// [`Self::now`], however late the clock was then.
+    pub(crate) fn past(&self) -> Moment {
+        self.sweep.past.get()
+    }
+
     /// Waits for the next signal. Only the last task to poll is woken.
     pub(crate) fn poll_signal(&self, cx: &Context<'_>) -> Poll<Signal> {
-        if let Some(signal) = self.state.pending.take() {
+        if let Some(signal) = self.state.take_pending() {
             return Poll::Ready(signal);
         }
         let mut waker = self.state.waker.borrow_mut();
@@ -124,13 +187,38 @@ impl Drop for Watch {
 
 impl State {
     fn wake(&self, signal: Signal) {
-        // An expiry tells less than a drain; it must not take its place.
-        if self.pending.get() != Some(Signal::Drain) {
-            self.pending.set(Some(signal));
+        let mut pending = self.pending.get();
+        match signal {
+            Signal::Drain => pending.drain = true,
+            Signal::Expired => pending.expired = true,
+            Signal::Alarm => pending.alarm = true,
         }
+        self.pending.set(pending);
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    fn take_pending(&self) -> Option<Signal> {
+        let mut pending = self.pending.get();
+        let signal = pending.take();
+        self.pending.set(pending);
+        signal
+    }
+}
+
+impl Pending {
+    /// Takes the signal that tells most.
+    fn take(&mut self) -> Option<Signal> {
+        let signals = [
+            (&mut self.drain, Signal::Drain),
+            (&mut self.expired, Signal::Expired),
+            (&mut self.alarm, Signal::Alarm),
+        ];
+        let mut signals = signals.into_iter();
+        let (pending, signal) = signals.find(|(pending, _)| **pending)?;
+        *pending = false;
+        Some(signal)
     }
 }
 
@@ -177,6 +265,39 @@ mod tests {
         watch.disarm();
         sweep.advance(Duration::from_secs(100));
         assert_eq!(signal(&watch), None);
+    }
+
+    #[test]
+    fn an_alarm_rings_once_and_never_early_whatever_the_activity() {
+        let sweep = Rc::new(Sweep::default());
+        let watch = sweep.watch();
+        sweep.advance(Duration::from_millis(10));
+        watch.set_alarm(watch.now().after(Duration::from_millis(20)));
+        for _ in 0..2 {
+            sweep.advance(Duration::from_millis(10));
+            watch.touch();
+            assert_eq!(signal(&watch), None);
+        }
+        sweep.advance(Duration::from_millis(10));
+        assert_eq!(signal(&watch), Some(Signal::Alarm));
+        sweep.advance(Duration::from_secs(1));
+        assert_eq!(signal(&watch), None);
+    }
+
+    #[test]
+    fn no_signal_is_lost_to_another() {
+        let sweep = Rc::new(Sweep::default());
+        let watch = sweep.watch();
+        watch.arm(Duration::from_millis(10));
+        watch.set_alarm(watch.now().after(Duration::from_millis(10)));
+        sweep.advance(Duration::from_millis(10));
+        sweep.advance(Duration::from_millis(10));
+        sweep.drain();
+        let signals = std::iter::from_fn(|| signal(&watch));
+        assert_eq!(
+            signals.collect::<Vec<_>>(),
+            [Signal::Drain, Signal::Expired, Signal::Alarm]
+        );
     }
 
     #[test]
