@@ -267,7 +267,16 @@ fn plugins(
 fn sweep_interval(config: &Config) -> Duration {
     let routes = config.sites.iter().flat_map(|site| &site.routes);
     let shortest = routes
-        .map(|route| route.websocket.idle_timeout)
+        .flat_map(|route| {
+            let websocket = &route.websocket;
+            let liveness = &websocket.liveness;
+            let pings = [liveness.ping_client, liveness.ping_service];
+            let pings = pings.into_iter().flatten();
+            pings
+                .flat_map(|ping| [ping.interval, ping.timeout])
+                .chain(liveness.max_age.map(|age| age.limit))
+                .chain([websocket.idle_timeout])
+        })
         .chain([config.timeouts.header_read, config.timeouts.keep_alive])
         .min()
         .unwrap_or(Duration::MAX);

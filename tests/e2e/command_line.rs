@@ -73,10 +73,6 @@ fn keys_of_a_later_release_are_refused_and_not_ignored() {
             "[upstreams.x]\nbalance = \"ip-hash\"\nendpoints = [{ address = \"127.0.0.1:1\" }]",
         ),
         (
-            "ping_interval",
-            "[[sites.routes]]\nmatch = \"/x\"\nurl = \"http://127.0.0.1:1\"\nwebsocket = { ping_interval = \"20s\" }",
-        ),
-        (
             "files",
             "[[sites.routes]]\nmatch = \"/x\"\nfiles = \"/srv/www\"",
         ),

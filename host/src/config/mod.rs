@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod nearest;
+mod origin;
 mod plugins;
 mod reader;
 mod routes;
@@ -15,6 +16,7 @@ mod template;
 mod tests;
 mod units;
 mod upstreams;
+mod websocket;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 pub(crate) use error::{Error, Problem};
+pub(crate) use origin::Origin;
 pub(crate) use template::{Template, Variable};
 
 /// A configuration that can be used, and what the operator should look at in it.
@@ -297,6 +300,50 @@ pub(crate) struct WebSocket {
     /// Where messages may be compressed that plugins see. Default: towards both sides. On a route
     /// whose plugins see no messages, client and service agree by themselves.
     pub(crate) compression: Compression,
+    pub(crate) handshake: HandshakeRules,
+    /// Origins that may open a WebSocket; others, and clients that name none, are answered with 403.
+    /// Empty: anybody may.
+    pub(crate) origins: Vec<Origin>,
+    pub(crate) liveness: Liveness,
+}
+
+/// What the proxy does about WebSocket sessions by the clock, beside ending silent ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Liveness {
+    /// None: clients are not pinged.
+    pub(crate) ping_client: Option<Ping>,
+    /// None: services are not pinged.
+    pub(crate) ping_service: Option<Ping>,
+    /// None: sessions may get as old as they like.
+    pub(crate) max_age: Option<MaxAge>,
+}
+
+/// How the proxy finds out whether a side of a session is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ping {
+    /// Silence of the side after which it is pinged.
+    pub(crate) interval: Duration,
+    /// How long it may then go on to say nothing. Default 10 s; then the session is closed.
+    pub(crate) timeout: Duration,
+}
+
+/// How old a session may get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MaxAge {
+    pub(crate) limit: Duration,
+    /// Up to this much earlier, each session at random, at most `limit`. Default: a tenth of it.
+    pub(crate) jitter: Duration,
+}
+
+/// What the proxy insists on in an opening handshake beside what makes it one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandshakeRules {
+    /// Key, version, accept, token and subprotocol have to be right.
+    Strict,
+    /// The service judges the client; what it answers wrongly is worth a warning, and goes on.
+    Lenient,
+    /// A 101 to a request for an upgrade is enough.
+    Off,
 }
 
 /// Legs of a session on which `permessage-deflate` may be agreed on.

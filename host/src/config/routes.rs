@@ -10,24 +10,12 @@ use super::plugins::Plugins;
 use super::reader::{Table, Value};
 use super::template::{Part, Template, Variable};
 use super::upstreams::Upstreams;
-use super::{Action, Compression, Pattern, Respond, Route, RouteTimeouts, WebSocket};
+use super::{Action, Pattern, Respond, Route, RouteTimeouts, websocket};
 
 const PATTERN: &str = "a path such as \"/chat\" or \"= /chat\" (exact) or \"^~ /chat\" (before \
                        patterns), or a pattern such as \"~ [.]png$\" or \"~* [.]png$\" (any case)";
 const RESPOND: &str = "a table such as { status = 204 }";
 const TEMPLATE: &str = "text such as \"$host:$server_port\"";
-
-/// What `compression` may be, its default first.
-const COMPRESSION: [(&str, Compression); 4] = [
-    ("both", legs(true, true)),
-    ("client", legs(true, false)),
-    ("service", legs(false, true)),
-    ("off", legs(false, false)),
-];
-
-const fn legs(client: bool, service: bool) -> Compression {
-    Compression { client, service }
-}
 
 /// Reads `[[sites.routes]]` of one site.
 pub(super) fn read<'r>(
@@ -92,7 +80,7 @@ fn route<'r>(
         .get("upgrade")
         .map_or_else(|| vec!["websocket".to_owned()], |v| upgrade(&v));
     let timeouts = t.section("timeouts", timeouts);
-    let websocket = t.section("websocket", |t| websocket(t, &timeouts));
+    let websocket = t.section("websocket", |t| websocket::read(t, &timeouts));
     let max_body_bytes = t.size("max_body", 0.., 1 << 20);
     let route = Route {
         pattern: pattern?,
@@ -327,14 +315,5 @@ fn timeouts(t: &Table<'_>) -> RouteTimeouts {
         connect: t.duration("connect", DEFAULT),
         send: t.duration("send", DEFAULT),
         read: t.duration("read", DEFAULT),
-    }
-}
-
-fn websocket(t: &Table<'_>, timeouts: &RouteTimeouts) -> WebSocket {
-    t.refuse("ping_interval", "; `idle_timeout` ends silent sessions");
-    WebSocket {
-        max_message_bytes: t.size("max_message", 1.., 1 << 20),
-        idle_timeout: t.duration("idle_timeout", timeouts.read),
-        compression: t.choice("compression", COMPRESSION, COMPRESSION[0].1),
     }
 }

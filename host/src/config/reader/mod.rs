@@ -12,11 +12,13 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, Problem};
+use super::units;
 pub(super) use table::Table;
 
 /// Parses `text` and reads its top-level table, along with what is dubious. Fails if there is any
@@ -197,6 +199,15 @@ impl<'r> Value<'r> {
             self.expected(what);
         }
         parsed
+    }
+
+    /// A duration longer than nothing.
+    pub(super) fn duration(&self, what: impl Display) -> Option<Duration> {
+        let duration = self.parse(what, units::duration)?;
+        if duration.is_zero() {
+            self.expected("a duration of at least 1ms");
+        }
+        Some(duration)
     }
 
     /// The whole number, if it is one of at most 64 bits and not negative. Notes nothing.

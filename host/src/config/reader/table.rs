@@ -97,14 +97,12 @@ impl<'r> Table<'r> {
 
     /// A duration longer than nothing.
     pub(in crate::config) fn duration(&self, name: &'static str, default: Duration) -> Duration {
-        let read = |value: Value<'r>| {
-            let duration = value.parse(units::DURATION, units::duration)?;
-            if duration.is_zero() {
-                value.expected("a duration of at least 1ms");
-            }
-            Some(duration)
-        };
-        self.get(name).and_then(read).unwrap_or(default)
+        self.optional_duration(name).unwrap_or(default)
+    }
+
+    /// A duration longer than nothing, if the file has the key.
+    pub(in crate::config) fn optional_duration(&self, name: &'static str) -> Option<Duration> {
+        self.get(name)?.duration(units::DURATION)
     }
 
     /// A duration that may be `"0s"`.

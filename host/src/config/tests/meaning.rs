@@ -9,8 +9,9 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Compression, Endpoint, Limits, Module, OnFailure, Pattern,
-    PluginLimits, RouteTimeouts, SiteName, UpstreamTls, Variable, WebSocket,
+    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Limits, Liveness,
+    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, SiteName, UpstreamTls,
+    Variable, WebSocket,
 };
 
 #[test]
@@ -99,7 +100,10 @@ fn what_a_file_leaves_out_has_its_default() {
             compression: Compression {
                 client: true,
                 service: true
-            }
+            },
+            handshake: HandshakeRules::Strict,
+            origins: vec![],
+            liveness: Liveness::default(),
         }
     );
     assert_eq!(route.max_body_bytes, 1 << 20);
@@ -136,6 +140,97 @@ fn each_leg_can_be_compressed_by_itself() {
             .remove(0);
         let expected = Compression { client, service };
         assert_eq!(route.websocket.compression, expected, "{text}");
+    }
+}
+
+#[test]
+fn origins_and_the_rules_of_a_handshake_are_as_written() {
+    let websocket = |text: &str| {
+        config(&with(UPSTREAM, text))
+            .sites
+            .remove(0)
+            .routes
+            .remove(0)
+            .websocket
+    };
+    let origins =
+        r#"+websocket = { origins = ["https://a.example.com", "http://*.example.org:81"] }"#;
+    let origins = websocket(origins).origins;
+    let admitted = |value| origins.iter().any(|origin| origin.matches(value));
+    assert!(admitted("https://a.example.com") && admitted("http://b.example.org:81"));
+    assert!(!admitted("https://b.example.com") && !admitted("http://b.example.org"));
+    for (word, rules) in [
+        ("strict", HandshakeRules::Strict),
+        ("lenient", HandshakeRules::Lenient),
+        ("off", HandshakeRules::Off),
+    ] {
+        let text = format!("+websocket = {{ handshake = {word:?} }}");
+        assert_eq!(websocket(&text).handshake, rules);
+    }
+}
+
+#[test]
+fn pings_and_the_greatest_age_are_off_unless_asked_for_per_side() {
+    let liveness = |keys: &str| {
+        let text = format!("+websocket = {{ {keys} }}");
+        config(&with(UPSTREAM, &text)).sites[0].routes[0]
+            .websocket
+            .liveness
+    };
+    let seconds = Duration::from_secs;
+    let ping = |interval, timeout| {
+        Some(Ping {
+            interval: seconds(interval),
+            timeout: seconds(timeout),
+        })
+    };
+    let age = |limit, jitter| {
+        Some(MaxAge {
+            limit: seconds(limit),
+            jitter: seconds(jitter),
+        })
+    };
+    for (keys, client, service, max_age) in [
+        ("", None, None, None),
+        (r#"ping_interval = "20s""#, ping(20, 10), ping(20, 10), None),
+        (
+            r#"ping_interval = "20s", ping_timeout = "5s""#,
+            ping(20, 5),
+            ping(20, 5),
+            None,
+        ),
+        (
+            r#"ping_interval = { client = "20s" }"#,
+            ping(20, 10),
+            None,
+            None,
+        ),
+        (
+            r#"ping_interval = { client = "20s", service = "30s" }, ping_timeout = { service = "1s" }"#,
+            ping(20, 10),
+            ping(30, 1),
+            None,
+        ),
+        (r#"max_age = "12h""#, None, None, age(43_200, 4_320)),
+        (
+            r#"max_age = "1h", max_age_jitter = "0s""#,
+            None,
+            None,
+            age(3600, 0),
+        ),
+        (
+            r#"max_age = "1h", max_age_jitter = "1h""#,
+            None,
+            None,
+            age(3600, 3600),
+        ),
+    ] {
+        let expected = Liveness {
+            ping_client: client,
+            ping_service: service,
+            max_age,
+        };
+        assert_eq!(liveness(keys), expected, "{keys}");
     }
 }
 

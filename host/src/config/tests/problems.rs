@@ -810,9 +810,66 @@ fn routes_are_explained_where_they_stand() {
         ),
         (
             UPSTREAM,
-            r#"+websocket = { ping_interval = "20s" }"#,
+            r#"+websocket = { ping_interval = 20 }"#,
             &[
-                "12:15: sites[0].routes[0].websocket.ping_interval: not supported in this release; `idle_timeout` ends silent sessions",
+                r#"12:15: sites[0].routes[0].websocket.ping_interval: expected a duration such as "15s" or "1h30m" (units: ms, s, m, h, d), or a table such as { client = "20s" }, found 20"#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { ping_interval = { servce = "20s" } }"#,
+            &[
+                "12:33: sites[0].routes[0].websocket.ping_interval.servce: unknown key; did you mean `service`? known here: client, service",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { ping_timeout = "5s" }"#,
+            &[
+                "12:15: sites[0].routes[0].websocket.ping_timeout: has no effect without `ping_interval`",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { max_age_jitter = "1m" }"#,
+            &[
+                "12:15: sites[0].routes[0].websocket.max_age_jitter: has no effect without `max_age`",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { max_age = "1m", max_age_jitter = "2m" }"#,
+            &[
+                r#"12:31: sites[0].routes[0].websocket.max_age_jitter: expected at most `max_age`, found "2m""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { max_age = "0s" }"#,
+            &[
+                r#"12:15: sites[0].routes[0].websocket.max_age: expected a duration of at least 1ms, found "0s""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { handshake = "relaxed" }"#,
+            &[
+                r#"12:15: sites[0].routes[0].websocket.handshake: expected "strict", "lenient" or "off", found "relaxed""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { origins = [] }"#,
+            &[
+                "12:15: sites[0].routes[0].websocket.origins: expected at least one origin, found none; without `origins` all are allowed",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+websocket = { origins = ["https://a.example.com", "a.example.com", "null"] }"#,
+            &[
+                r#"12:51: sites[0].routes[0].websocket.origins[1]: expected an origin such as "https://app.example.com" or "https://*.example.com", found "a.example.com""#,
+                r#"12:68: sites[0].routes[0].websocket.origins[2]: expected an origin such as "https://app.example.com" or "https://*.example.com", found "null""#,
             ],
         ),
         (
