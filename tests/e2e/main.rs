@@ -20,6 +20,7 @@ mod drain;
 mod foreign_clients;
 mod forwarding;
 mod handshake;
+mod hygiene;
 mod keep_alive;
 mod limits;
 mod messages;

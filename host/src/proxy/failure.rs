@@ -28,6 +28,10 @@ pub(crate) enum Failure {
     BadHandshake(&'static str),
     #[error("WebSocket version is not 13")]
     BadWebSocketVersion,
+    #[error("opening handshake names no single origin, and the route asks for one")]
+    NoOrigin,
+    #[error("opening handshake comes from {origin:?}, which the route does not allow")]
+    ForeignOrigin { origin: String },
     #[error(transparent)]
     RequestBody(#[from] upstream::BodyProblem),
     #[error(transparent)]
@@ -50,6 +54,7 @@ impl Failure {
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::NoOrigin | Self::ForeignOrigin { .. } => StatusCode::FORBIDDEN,
             Self::RequestBody(problem) => match problem {
                 upstream::BodyProblem::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 upstream::BodyProblem::Timeout { .. } => StatusCode::REQUEST_TIMEOUT,

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
-use http::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::header::{SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::Parts as ConnectionParts;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
@@ -25,6 +25,7 @@ use super::failure::Failure;
 use super::head;
 use super::relay::{self, Relay};
 use super::session::Session;
+use crate::config::{HandshakeRules, Origin};
 use crate::plugin::Handshake;
 use crate::protocol::headers::remove_hop_by_hop;
 use crate::protocol::upgrade::{accept_for, is_websocket, list_items, requested, valid_key};
@@ -66,6 +67,27 @@ pub(crate) fn offer(head: &Parts, has_body: bool, allowed: &[String]) -> Option<
     })
 }
 
+impl Offer {
+    /// Refuses a WebSocket whose page is not among `origins`, unless that is empty (RFC 6455 §10.2).
+    pub(crate) fn check_origin(
+        &self,
+        headers: &HeaderMap,
+        origins: &[Origin],
+    ) -> Result<(), Failure> {
+        if !self.is_websocket || origins.is_empty() {
+            return Ok(());
+        }
+        let value = single(headers, &ORIGIN).ok_or(Failure::NoOrigin)?;
+        let value = String::from_utf8_lossy(value.as_bytes());
+        if origins.iter().any(|origin| origin.matches(&value)) {
+            return Ok(());
+        }
+        Err(Failure::ForeignOrigin {
+            origin: value.into_owned(),
+        })
+    }
+}
+
 /// Carries the handshake to an endpoint and its answer back. A 101 becomes a session of its own; any
 /// other answer is an ordinary response.
 pub(crate) async fn run(
@@ -76,8 +98,12 @@ pub(crate) async fn run(
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
+    let rules = route.settings.websocket.handshake;
     if offer.is_websocket {
-        check_request(&head.headers)?;
+        match rules {
+            HandshakeRules::Strict => check_request(&head.headers)?,
+            HandshakeRules::Lenient | HandshakeRules::Off => {}
+        }
     }
     let is_filtered = offer.is_websocket && route.chain.sees_messages();
     let compression = is_filtered.then(|| {
@@ -100,7 +126,8 @@ pub(crate) async fn run(
         }
         Answer::Switched(response, parts) => (response, parts),
     };
-    check_answer(&offer, &head.headers, &response)?;
+    check_answer(&offer, rules, &head.headers, &response)?;
+    // Whatever the rules: frames of an extension that was not agreed on could not be read here.
     let compression = match compression {
         Some(negotiation) => negotiation.conclude(&mut response.headers)?,
         None => Legs::default(),
@@ -254,12 +281,32 @@ fn check_request(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// Checks that a 101 answers what was asked (RFC 9110 §7.8, RFC 6455 §4.1).
+/// Checks that a 101 answers what was asked, as far as the rules of the route go.
 fn check_answer(
     offer: &Offer,
+    rules: HandshakeRules,
     asked: &HeaderMap,
     answer: &http::response::Parts,
 ) -> Result<(), Failure> {
+    match rules {
+        HandshakeRules::Strict => {
+            check_token(offer, answer)?;
+            check_proof(offer, asked, answer)
+        }
+        HandshakeRules::Lenient => {
+            check_token(offer, answer)?;
+            if let Err(failure) = check_proof(offer, asked, answer) {
+                let error = &failure as &dyn std::error::Error;
+                warn!(error, "lenient about a handshake");
+            }
+            Ok(())
+        }
+        HandshakeRules::Off => Ok(()),
+    }
+}
+
+/// Checks that the protocol switched to is the one that was asked for (RFC 9110 §7.8).
+fn check_token(offer: &Offer, answer: &http::response::Parts) -> Result<(), Failure> {
     let Some(token) = single(&answer.headers, &UPGRADE) else {
         return Err(Failure::BadResponse("101 without Upgrade"));
     };
@@ -271,6 +318,15 @@ fn check_answer(
             "101 for another protocol than was asked",
         ));
     }
+    Ok(())
+}
+
+/// Checks that a service which accepts a WebSocket has read the handshake (RFC 6455 §4.1).
+fn check_proof(
+    offer: &Offer,
+    asked: &HeaderMap,
+    answer: &http::response::Parts,
+) -> Result<(), Failure> {
     if !offer.is_websocket {
         return Ok(());
     }

@@ -248,6 +248,10 @@ impl Session {
     ) -> Result<Response<ResponseBody>, Failure> {
         self.check_length(body.as_ref())?;
         self.hop = Hop::take(&mut head.headers);
+        if let Some(offer) = &self.offer {
+            // Before a plugin can change the field or spend time on the request.
+            offer.check_origin(&head.headers, &self.route.settings.websocket.origins)?;
+        }
         if let Some(chain) = &mut self.chain
             && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
         {
