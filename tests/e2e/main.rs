@@ -23,6 +23,7 @@ mod handshake;
 mod hygiene;
 mod keep_alive;
 mod limits;
+mod liveness;
 mod messages;
 mod misbehaviour;
 mod plugins;

@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct Farewell {
     /// Bytes that wait to be written.
     pub(crate) rest: Vec<u8>,
-    /// A frame ends with them, so that a Close frame may follow.
+    /// A frame ends with them, and none was a Close frame, so that one may follow.
     pub(crate) at_boundary: bool,
 }
 
@@ -60,12 +60,21 @@ async fn end(ends: &mut Ends, to_client: &[u8], to_service: &[u8]) {
         service,
         ..
     } = ends;
+    // Neither waits for the other: one that does not read must not cost the other its last bytes.
+    tokio::join!(
+        leave(client, to_client, worker),
+        leave(service, to_service, worker)
+    );
+}
+
+/// Says what is left to say, then waits for the peer to go.
+async fn leave(stream: &mut Stream, last: &[u8], worker: &Worker) {
     let gone = async {
-        tokio::join!(say_last(client, to_client), say_last(service, to_service));
-        tokio::join!(linger(client, worker), linger(service, worker));
+        say_last(stream, last).await;
+        linger(stream, worker).await;
     };
     if timeout(LINGER, gone).await.is_err() {
-        tracing::debug!("peers did not go after the session had ended");
+        tracing::debug!("peer did not go after the session had ended");
     }
 }
 

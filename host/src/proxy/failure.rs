@@ -89,8 +89,14 @@ pub(crate) enum SessionFailure {
     ClientGone,
     #[error("service went away without a Close frame")]
     ServiceGone,
+    #[error("{} did not answer a Close frame", name(.0))]
+    CloseUnanswered(Side),
+    #[error("{} did not answer a ping", name(.0))]
+    PingUnanswered(Side),
     #[error("silent for longer than the idle timeout")]
     Idle,
+    #[error("as old as a session of its route may get")]
+    Age,
     #[error("the proxy is shutting down")]
     Draining,
     #[error(transparent)]
@@ -113,9 +119,17 @@ impl SessionFailure {
     pub(crate) fn close_for_client(&self) -> Option<(CloseCode, Cow<'_, str>)> {
         Some(match self {
             Self::ClientProtocol(error) => (error.close_code(), Cow::Owned(error.to_string())),
-            Self::ServiceProtocol(_) | Self::ServiceGone => (CloseCode::BAD_GATEWAY, "".into()),
-            Self::ClientGone => return None,
-            Self::Idle | Self::Draining => (CloseCode::GOING_AWAY, "".into()),
+            Self::ServiceProtocol(_)
+            | Self::ServiceGone
+            | Self::CloseUnanswered(Side::Service)
+            | Self::PingUnanswered(Side::Service) => (CloseCode::BAD_GATEWAY, "".into()),
+            // That it was closed the client was told by the service.
+            Self::ClientGone | Self::CloseUnanswered(Side::Client) => return None,
+            // Not 1012, which bids clients wait for up to half a minute (IANA registry): nothing
+            // restarts, and jitter spreads the closings already.
+            Self::PingUnanswered(Side::Client) | Self::Idle | Self::Age | Self::Draining => {
+                (CloseCode::GOING_AWAY, "".into())
+            }
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
         })
@@ -125,10 +139,14 @@ impl SessionFailure {
     pub(crate) fn close_for_service(&self) -> Option<(CloseCode, Cow<'_, str>)> {
         Some(match self {
             Self::ServiceProtocol(error) => (error.close_code(), Cow::Owned(error.to_string())),
-            Self::ServiceGone => return None,
-            Self::ClientProtocol(_) | Self::ClientGone | Self::Idle | Self::Draining => {
-                (CloseCode::GOING_AWAY, "".into())
-            }
+            Self::ServiceGone | Self::CloseUnanswered(Side::Service) => return None,
+            Self::ClientProtocol(_)
+            | Self::ClientGone
+            | Self::CloseUnanswered(Side::Client)
+            | Self::PingUnanswered(_)
+            | Self::Idle
+            | Self::Age
+            | Self::Draining => (CloseCode::GOING_AWAY, "".into()),
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
         })
@@ -149,9 +167,12 @@ impl SessionFailure {
         match self {
             Self::ClientGone => Some(Side::Client),
             Self::ServiceGone => Some(Side::Service),
+            Self::CloseUnanswered(side) => Some(side.other()),
             Self::ClientProtocol(_)
             | Self::ServiceProtocol(_)
+            | Self::PingUnanswered(_)
             | Self::Idle
+            | Self::Age
             | Self::Draining
             | Self::Plugin(_)
             | Self::ClosedByPlugin { .. } => None,
@@ -161,12 +182,22 @@ impl SessionFailure {
     /// Returns who ended the session, for its record.
     pub(crate) fn closed_by(&self) -> ClosedBy {
         match self {
-            Self::ClientGone => ClosedBy::Client,
-            Self::ServiceGone => ClosedBy::Service,
+            Self::ClientGone | Self::CloseUnanswered(Side::Service) => ClosedBy::Client,
+            Self::ServiceGone | Self::CloseUnanswered(Side::Client) => ClosedBy::Service,
             Self::Plugin(_) | Self::ClosedByPlugin { .. } => ClosedBy::Plugin,
-            Self::ClientProtocol(_) | Self::ServiceProtocol(_) | Self::Idle | Self::Draining => {
-                ClosedBy::Proxy
-            }
+            Self::ClientProtocol(_)
+            | Self::ServiceProtocol(_)
+            | Self::PingUnanswered(_)
+            | Self::Idle
+            | Self::Age
+            | Self::Draining => ClosedBy::Proxy,
         }
+    }
+}
+
+fn name(side: &Side) -> &'static str {
+    match side {
+        Side::Client => "client",
+        Side::Service => "service",
     }
 }

@@ -18,8 +18,9 @@ use super::closing;
 use super::compression::Legs;
 use super::failure::SessionFailure;
 use super::framing::{frame, frame_plain, is_data, is_worth_deflating};
+use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
-use super::relay::Ends;
+use super::relay::{Clocks, Ends};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
 use crate::plugin::{MessageChain, MessageVerdict, Sent};
@@ -43,7 +44,7 @@ const INFLATED_AT_ONCE: usize = 256 * 1024;
 /// Worker buffers that a long message made larger than this are given back.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// How long the peers may take for the rest of a closing handshake (RFC 6455 §7.1.1).
+/// How long the peers may take at most for the rest of a closing handshake (RFC 6455 §7.1.1).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session whose messages are seen.
@@ -65,6 +66,7 @@ struct Filter {
     closing: bool,
     /// Plugins have sent something against the stream, and something still waits.
     has_sent_back: bool,
+    liveness: Option<Box<Liveness>>,
 }
 
 /// What comes from one side.
@@ -81,6 +83,8 @@ struct Inlet {
     /// A Close frame came; what follows it is nothing (RFC 6455 §5.5.1).
     closed: bool,
     bytes: u64,
+    /// How many of these answered pings of the proxy.
+    answers: u64,
 }
 
 /// Messages, for the record of the session.
@@ -109,10 +113,13 @@ pub(crate) async fn run(
     opening: Vec<Sent>,
     compression: Legs,
     max_message_bytes: usize,
-    idle_timeout: Duration,
+    clocks: Clocks,
 ) {
     let watch = ends.worker.sweep.watch();
-    watch.arm(idle_timeout);
+    watch.arm(clocks.idle_timeout);
+    if let Some(liveness) = &clocks.liveness {
+        watch.set_alarm(liveness.next());
+    }
     let inlet = |side, partial: Vec<u8>| Inlet {
         reader: MessageReader::new(side, max_message_bytes, compression.is_compressed(side)),
         compresses: compression.compresses(side),
@@ -121,6 +128,7 @@ pub(crate) async fn run(
         partial,
         ended: false,
         closed: false,
+        answers: 0,
     };
     let mut filter = Filter {
         chain,
@@ -135,6 +143,7 @@ pub(crate) async fn run(
         close: None,
         closing: false,
         has_sent_back: false,
+        liveness: clocks.liveness,
         ends,
     };
     // What plugins sent when the session was opened goes first.
@@ -149,32 +158,91 @@ pub(crate) async fn run(
 
 impl Filter {
     fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
-        if let Poll::Ready(signal) = watch.poll_signal(cx) {
-            return Poll::Ready(match signal {
-                // The peers had their time to take the Close frame, or to answer it.
-                Signal::Expired if self.close.is_some() => Outcome::Finished,
-                Signal::Expired => Outcome::Failed(SessionFailure::Idle),
-                Signal::Drain => Outcome::Failed(SessionFailure::Draining),
-            });
+        let mut alarm = false;
+        while let Poll::Ready(signal) = watch.poll_signal(cx) {
+            match signal {
+                Signal::Expired => return Poll::Ready(self.expired()),
+                Signal::Drain => return Poll::Ready(Outcome::Failed(SessionFailure::Draining)),
+                Signal::Alarm => alarm = true,
+            }
         }
-        let before = self.moved();
+        let mut result = self.relay(cx, watch);
+        // Now, when all that has come was heard.
+        if alarm && result.is_ok() {
+            result = self.ring(watch).and_then(|()| self.relay(cx, watch));
+        }
+        if self.close.is_some() && !self.closing && self.has_delivered() {
+            self.closing = true;
+            watch.shorten(CLOSE_TIMEOUT);
+        }
+        match result {
+            Err(failure) => Poll::Ready(Outcome::Failed(failure)),
+            Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+
+    /// Moves what there is to move, and notes that it moved.
+    fn relay(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Result<(), SessionFailure> {
+        let (before, answered) = (self.moved(), self.answered());
         let result = self.pump(cx);
         let after = self.moved();
         if before != after {
             let bytes = &self.ends.worker.metrics.bytes;
             bytes[Direction::ToService].add(after[0] - before[0]);
             bytes[Direction::ToClient].add(after[1] - before[1]);
-            if !self.closing {
+            // That a side is there is not yet that something is said.
+            let moved = after.iter().sum::<u64>() - before.iter().sum::<u64>();
+            if !self.closing && moved > self.answered() - answered {
                 watch.touch();
             }
         }
-        if self.close.is_some() && !self.closing && self.has_delivered() {
-            self.closing = true;
-            watch.arm(CLOSE_TIMEOUT);
+        if let Some(liveness) = &mut self.liveness {
+            for (index, side) in [Side::Client, Side::Service].into_iter().enumerate() {
+                if after[index] > before[index] {
+                    liveness.heard(side, watch.now());
+                }
+            }
+            if self.close.is_some() {
+                liveness.stop();
+            }
+            watch.set_alarm(liveness.next());
         }
-        match result {
-            Err(failure) => Poll::Ready(Outcome::Failed(failure)),
-            Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
+        result
+    }
+
+    /// Does what is due.
+    fn ring(&mut self, watch: &Watch) -> Result<(), SessionFailure> {
+        while let Some(liveness) = &mut self.liveness {
+            let (side, is_ping) = match liveness.due(watch.past()) {
+                None => break,
+                Some(Due::Age) => return Err(SessionFailure::Age),
+                Some(Due::Ping(side)) => (side, true),
+                Some(Due::Unanswered(side)) => (side, false),
+            };
+            let (from, onward, to) = match side {
+                Side::Client => (&self.from_client, &self.to_service, &mut self.to_client),
+                Side::Service => (&self.from_service, &self.to_client, &mut self.to_service),
+            };
+            if is_ping {
+                to.queue_ping(&encode_ping(side, &liveness.token()));
+                liveness.pinged(side, watch.now());
+            } else if from.paused || onward.waiting() > 0 || to.waiting() > HIGH_WATER_BYTES {
+                // As long as too much waits for others, nothing is read: the answer may be there.
+                liveness.heard(side, watch.now());
+            } else {
+                return Err(SessionFailure::PingUnanswered(side));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how a session ended in which nothing has moved for too long.
+    fn expired(&self) -> Outcome {
+        match self.close {
+            None => Outcome::Failed(SessionFailure::Idle),
+            // The peers had their time to take the Close frames, or to end their connections.
+            Some(_) if self.from_client.closed && self.from_service.closed => Outcome::Finished,
+            Some((_, closer)) => Outcome::Failed(SessionFailure::CloseUnanswered(closer.other())),
         }
     }
 
@@ -344,6 +412,10 @@ impl Filter {
                 payload,
                 wire,
             } => {
+                if kind == MessageKind::Pong && self.is_answer(payload) {
+                    self.inlet(side).answers += wire.len() as u64;
+                    return Ok(true);
+                }
                 let can_pass = !(compresses && is_worth_deflating(kind, payload));
                 (kind, Some(payload), wire, can_pass)
             }
@@ -419,6 +491,12 @@ impl Filter {
             Err(InflateError::TooLong { .. }) if limit < self.max_message_bytes => Ok(None),
             Err(error) => Err(broken(error.into())),
         }
+    }
+
+    /// Whether a pong answers a ping of the proxy.
+    fn is_answer(&self, payload: &[u8]) -> bool {
+        let liveness = self.liveness.as_ref();
+        liveness.is_some_and(|liveness| payload == liveness.token())
     }
 
     /// Asks the chain, if any plugin wants the message, and counts the answer.
@@ -497,6 +575,11 @@ impl Filter {
         ]
     }
 
+    /// Returns the bytes read that answered pings of the proxy.
+    fn answered(&self) -> u64 {
+        self.from_client.answers + self.from_service.answers
+    }
+
     /// Whether nothing waits for either side.
     fn has_delivered(&self) -> bool {
         self.to_client.waiting() + self.to_service.waiting() == 0
@@ -552,14 +635,17 @@ impl Filter {
             });
         }
         drop((from_client, from_service));
+        let (code, by) = match (close, &outcome) {
+            (Some((code, by)), _) => (code, Some(by)),
+            (None, Outcome::Failed(failure)) => (failure.close_code(), failure.side()),
+            (None, Outcome::Finished) => (CloseCode::ABNORMAL, None),
+        };
+        chain.close(code, by);
         match outcome {
             Outcome::Finished => {
-                let (code, by) = close.unzip();
-                chain.close(code.unwrap_or(CloseCode::ABNORMAL), by);
                 closing::finish(&mut ends, farewell.0, farewell.1).await;
             }
             Outcome::Failed(failure) => {
-                chain.close(failure.close_code(), failure.side());
                 ends.failed(&failure);
                 closing::say_goodbye(&mut ends, &failure, farewell.0, farewell.1).await;
             }

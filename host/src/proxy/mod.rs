@@ -15,6 +15,7 @@ mod filter;
 mod framing;
 mod handshake;
 mod head;
+mod liveness;
 mod mask;
 mod outlet;
 mod relay;

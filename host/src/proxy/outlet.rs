@@ -22,6 +22,8 @@ pub(crate) struct Outlet {
     /// The peer takes nothing any more, so what is for it is dropped. What it still has to say is
     /// read all the same.
     dead: bool,
+    /// Bytes of pings that wait: the proxy's own, so they are not counted as delivered.
+    pings: u32,
     /// Bytes that the stream has taken, ever.
     delivered: u64,
 }
@@ -60,6 +62,12 @@ impl Outlet {
         }
     }
 
+    /// Puts a ping of the proxy behind what waits.
+    pub(crate) fn queue_ping(&mut self, ping: &[u8]) {
+        self.pings = self.pings.saturating_add(small(ping.len()));
+        self.queue(|out| out.extend_from_slice(ping));
+    }
+
     /// Writes what waits. Ready once nothing does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
         while self.waiting() > 0 {
@@ -68,7 +76,7 @@ impl Outlet {
                 Ok(0) => self.die(&std::io::ErrorKind::WriteZero.into()),
                 Ok(taken) => {
                     self.written += taken;
-                    self.delivered += taken as u64;
+                    self.count(taken);
                 }
                 Err(error) => self.die(&error),
             }
@@ -112,6 +120,13 @@ impl Outlet {
         }
     }
 
+    /// Counts what was taken. Which of it were pings does not matter, only how much.
+    fn count(&mut self, taken: usize) {
+        let pings = small(taken).min(self.pings);
+        self.pings -= pings;
+        self.delivered += taken as u64 - u64::from(pings);
+    }
+
     fn die(&mut self, error: &std::io::Error) {
         debug!(%error, "a peer takes nothing any more");
         *self = Self {
@@ -120,4 +135,9 @@ impl Outlet {
             ..Self::default()
         };
     }
+}
+
+/// A length, or as much of it as matters beside pings.
+fn small(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }

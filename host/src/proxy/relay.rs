@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{debug, warn};
@@ -9,6 +10,7 @@ use tracing::{debug, warn};
 use super::compression::Legs;
 use super::ending::Ending;
 use super::failure::SessionFailure;
+use super::liveness::Liveness;
 use super::session::RouteHandle;
 use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
@@ -40,6 +42,13 @@ pub(crate) struct Ends {
     _permit: ConnectionPermit,
 }
 
+/// What ends a session by the clock.
+pub(crate) struct Clocks {
+    pub(crate) idle_timeout: Duration,
+    /// None: it is no WebSocket, or its route asks for nothing.
+    pub(crate) liveness: Option<Box<Liveness>>,
+}
+
 /// Starts the task that relays. `client_early` is what the client sent after its request head.
 ///
 /// The task holds no more than it needs: there may be a hundred thousand of them, most of them idle.
@@ -68,9 +77,15 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
     let bytes = &ends.worker.metrics.bytes;
     bytes[Direction::ToService].add(early.0.len() as u64);
     bytes[Direction::ToClient].add(early.1.len() as u64);
-    let idle_timeout = route.settings.websocket.idle_timeout;
+    let websocket = &route.settings.websocket;
+    let clocks = Clocks {
+        idle_timeout: websocket.idle_timeout,
+        liveness: is_websocket
+            .then(|| Liveness::new(websocket.liveness, ends.worker.sweep.now()))
+            .flatten(),
+    };
     let Some((chain, handshake)) = chain else {
-        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks));
         return;
     };
     let mut sent = Vec::new();
@@ -78,11 +93,11 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
     match opening {
         Ok(Opening::Unwatched(_)) if compression.is_transparent() => {
             let early = filter::behind(sent, early);
-            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, idle_timeout));
+            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks));
         }
         Ok(Opening::Watched(chain) | Opening::Unwatched(chain)) => {
-            let limit = route.settings.websocket.max_message_bytes;
-            let filter = filter::run(ends, early, chain, sent, compression, limit, idle_timeout);
+            let limit = websocket.max_message_bytes;
+            let filter = filter::run(ends, early, chain, sent, compression, limit, clocks);
             tokio::task::spawn_local(filter);
         }
         Ok(Opening::Close { code, reason }) => {

@@ -2,7 +2,8 @@
 //!
 //! An idle tunnel holds no buffer: what is read into the worker's buffer is written at once, and only
 //! what the other side would not take yet is kept, bounded, while that direction stops reading. On a
-//! WebSocket the frames' boundaries are followed, so that the proxy can say goodbye between two.
+//! WebSocket the frames' boundaries are followed, so that the proxy can ping or say goodbye between
+//! two; the answers to its own pings are the only bytes it ever takes out.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,27 +15,36 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::closing::{self, Farewell};
 use super::failure::SessionFailure;
 use super::filter;
+use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
-use super::relay::Ends;
+use super::relay::{Clocks, Ends};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
 use crate::plugin::Sent;
+use crate::protocol::answers::{AnswerSieve, Token};
 use crate::protocol::frame::Boundaries;
+use crate::protocol::message::Side;
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction, Fate};
 
 /// Reads of one direction before the worker's other tasks get a turn: 2 MiB at most.
 const READS_AT_ONCE: usize = 8;
 
+/// How long the peers of a WebSocket may be silent once one of them has sent a Close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A tunnel: what goes which way, and when it ends.
 struct Tunnel {
     ends: Ends,
     to_service: Flow,
     to_client: Flow,
-    /// The worker wants the tunnel to end: at the next boundary, if there are any.
-    draining: bool,
     /// Who ended it first.
     ended_by: Option<ClosedBy>,
+    liveness: Option<Box<Liveness>>,
+    /// Who sent the first Close frame.
+    closer: Option<Side>,
+    /// Why the proxy ends the session, as soon as that cuts no frame.
+    leaving: Option<Box<SessionFailure>>,
 }
 
 /// One direction of a tunnel.
@@ -44,9 +54,26 @@ struct Flow {
     ended: bool,
     /// The writer has been told so, or takes nothing any more.
     finished: bool,
+    /// Nothing more is read, since the proxy ends the session.
+    stopped: bool,
+    /// Something was read since [`Tunnel::note_life`] last asked.
+    heard: bool,
+    /// A ping was put in since [`Tunnel::note_life`] last asked.
+    pinged: bool,
+    /// Read, without answers to the proxy's own pings.
     bytes: u64,
     /// None: not WebSocket, or not understood.
     frames: Option<Boundaries>,
+    /// None: the side that is read from is not pinged.
+    answers: Option<Box<AnswerSieve>>,
+    /// What to do where the frame at hand ends. Boxed, since there is rarely anything.
+    then: Option<Box<Then>>,
+}
+
+enum Then {
+    /// Put this ping in.
+    Ping(Box<[u8]>),
+    Stop,
 }
 
 /// How a tunnel ended.
@@ -56,22 +83,32 @@ enum Outcome {
     Failed(SessionFailure),
 }
 
-/// Relays until both directions have ended or nothing has moved for `idle_timeout`. An end in one
-/// direction is passed on and leaves the other open.
+/// Relays until both directions have ended or a clock says so. An end in one direction is passed on
+/// and leaves the other open.
 pub(crate) async fn run(
     ends: Ends,
     (for_service, for_client): (Vec<u8>, Vec<u8>),
     is_websocket: bool,
-    idle_timeout: Duration,
+    clocks: Clocks,
 ) {
     let watch = ends.worker.sweep.watch();
-    watch.arm(idle_timeout);
+    watch.arm(clocks.idle_timeout);
+    let liveness = clocks.liveness;
+    if let Some(liveness) = &liveness {
+        watch.set_alarm(liveness.next());
+    }
+    let token = |from| {
+        let liveness = liveness.as_ref().filter(|liveness| liveness.pings(from))?;
+        Some(liveness.token())
+    };
     let mut tunnel = Tunnel {
         ends,
-        to_service: Flow::new(for_service, is_websocket),
-        to_client: Flow::new(for_client, is_websocket),
-        draining: false,
+        to_service: Flow::new(for_service, is_websocket, token(Side::Client)),
+        to_client: Flow::new(for_client, is_websocket, token(Side::Service)),
+        liveness,
         ended_by: None,
+        closer: None,
+        leaving: None,
     };
     let outcome = poll_fn(|cx| tunnel.poll(cx, &watch)).await;
     drop(watch);
@@ -98,12 +135,27 @@ pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFail
 
 impl Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
+        let mut alarm = false;
         while let Poll::Ready(signal) = watch.poll_signal(cx) {
             match signal {
-                Signal::Expired => return Poll::Ready(Outcome::Failed(SessionFailure::Idle)),
-                Signal::Drain => self.draining = true,
+                Signal::Expired => return Poll::Ready(self.expired()),
+                Signal::Drain => self.leave(SessionFailure::Draining),
+                Signal::Alarm => alarm = true,
             }
         }
+        let relayed = self.relay(cx, watch);
+        if !alarm || relayed.is_ready() {
+            return relayed;
+        }
+        // Now, when all that has come was heard.
+        match self.ring(watch) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => self.relay(cx, watch),
+        }
+    }
+
+    /// Moves what there is to move in both directions.
+    fn relay(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
         let before = self.moved();
         let Ends {
             worker,
@@ -111,12 +163,11 @@ impl Tunnel {
             service,
             ..
         } = &mut self.ends;
-        let draining = self.draining;
         let (one, other) = {
             let buffers = &mut *worker.buffers.borrow_mut();
             (
-                self.to_service.poll(cx, client, service, buffers, draining),
-                self.to_client.poll(cx, service, client, buffers, draining),
+                self.to_service.poll(cx, client, service, buffers),
+                self.to_client.poll(cx, service, client, buffers),
             )
         };
         let after = self.moved();
@@ -125,6 +176,7 @@ impl Tunnel {
             bytes[Direction::ToService].add(after[0] - before[0]);
             bytes[Direction::ToClient].add(after[1] - before[1]);
             watch.touch();
+            self.note_close(watch);
         }
         self.ended_by = self
             .ended_by
@@ -133,12 +185,108 @@ impl Tunnel {
                 (false, true) => Some(ClosedBy::Service),
                 _ => None,
             });
-        if self.draining && self.to_service.is_at_boundary() && self.to_client.is_at_boundary() {
-            return Poll::Ready(Outcome::Failed(SessionFailure::Draining));
-        }
+        self.note_life(watch);
         match (one, other) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Outcome::Finished),
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(match self.leaving.take() {
+                Some(failure) => Outcome::Failed(*failure),
+                None => Outcome::Finished,
+            }),
             _ => Poll::Pending,
+        }
+    }
+
+    /// Once a Close frame has passed, the peers end the session, in bounded time, and nobody is pinged.
+    fn note_close(&mut self, watch: &Watch) {
+        if self.closer.is_some() {
+            return;
+        }
+        self.closer = if self.to_service.closed() {
+            Some(Side::Client)
+        } else if self.to_client.closed() {
+            Some(Side::Service)
+        } else {
+            return;
+        };
+        watch.shorten(CLOSE_TIMEOUT);
+        if let Some(liveness) = &mut self.liveness {
+            liveness.stop();
+        }
+    }
+
+    /// Notes who has said something and who has been pinged.
+    fn note_life(&mut self, watch: &Watch) {
+        let Some(liveness) = &mut self.liveness else {
+            return;
+        };
+        let now = watch.now();
+        let (to_service, to_client) = (&mut self.to_service, &mut self.to_client);
+        for (side, flow) in [(Side::Client, &mut *to_service), (Side::Service, to_client)] {
+            if std::mem::take(&mut flow.heard) {
+                liveness.heard(side, now);
+            }
+        }
+        let (to_service, to_client) = (&mut self.to_service, &mut self.to_client);
+        for (side, flow) in [(Side::Client, to_client), (Side::Service, to_service)] {
+            if std::mem::take(&mut flow.pinged) {
+                liveness.pinged(side, now);
+            }
+        }
+        watch.set_alarm(liveness.next());
+    }
+
+    /// Does what is due. Returns how the session ended, if it did.
+    fn ring(&mut self, watch: &Watch) -> Option<Outcome> {
+        while let Some(liveness) = &mut self.liveness {
+            let (side, is_ping) = match liveness.due(watch.past())? {
+                Due::Age => {
+                    self.leave(SessionFailure::Age);
+                    continue;
+                }
+                Due::Ping(side) => (side, true),
+                Due::Unanswered(side) => (side, false),
+            };
+            let (from, to) = match side {
+                Side::Client => (&mut self.to_service, &mut self.to_client),
+                Side::Service => (&mut self.to_client, &mut self.to_service),
+            };
+            if from.ended || !to.takes_frames() {
+                liveness.release(side);
+            } else if is_ping {
+                to.ping(encode_ping(side, &liveness.token()));
+            } else if from.outlet.waiting() > 0 {
+                // As long as the other side takes nothing, nothing is read: the answer may be there.
+                liveness.heard(side, watch.now());
+            } else {
+                return Some(Outcome::Failed(SessionFailure::PingUnanswered(side)));
+            }
+        }
+        None
+    }
+
+    /// Ends the session as soon as that cuts no frame. Of what is not understood nobody knows a good
+    /// moment to end it.
+    fn leave(&mut self, failure: SessionFailure) {
+        let is_understood = self.to_service.frames.is_some() && self.to_client.frames.is_some();
+        if self.leaving.is_some() || !is_understood {
+            return;
+        }
+        self.leaving = Some(Box::new(failure));
+        self.to_service.stop();
+        self.to_client.stop();
+        if let Some(liveness) = &mut self.liveness {
+            liveness.stop();
+        }
+    }
+
+    /// Returns how a session ended in which nothing has moved for too long.
+    fn expired(&mut self) -> Outcome {
+        if let Some(failure) = self.leaving.take() {
+            return Outcome::Failed(*failure);
+        }
+        match self.closer {
+            None => Outcome::Failed(SessionFailure::Idle),
+            Some(_) if self.to_service.closed() && self.to_client.closed() => Outcome::Finished,
+            Some(closer) => Outcome::Failed(SessionFailure::CloseUnanswered(closer.other())),
         }
     }
 
@@ -159,6 +307,7 @@ impl Tunnel {
             to_service,
             to_client,
             ended_by,
+            closer,
             ..
         } = self;
         if let Some(record) = &mut ends.ending.record {
@@ -166,7 +315,11 @@ impl Tunnel {
             record.bytes_to_client = to_client.bytes;
             record.messages_from_client = to_service.messages();
             record.messages_from_service = to_client.messages();
-            record.closed_by = ended_by;
+            let closer = closer.map(|side| match side {
+                Side::Client => ClosedBy::Client,
+                Side::Service => ClosedBy::Service,
+            });
+            record.closed_by = closer.or(ended_by);
         }
         let messages = &ends.worker.metrics.messages;
         messages[Direction::ToService][Fate::Unseen].add(to_service.messages());
@@ -183,7 +336,14 @@ impl Tunnel {
 }
 
 impl Flow {
-    fn new(early: Vec<u8>, is_websocket: bool) -> Self {
+    /// Begins with what came early. With `token`, the side that is read from is pinged.
+    fn new(early: Vec<u8>, is_websocket: bool, token: Option<Token>) -> Self {
+        let mut answers = token.map(|token| Box::new(AnswerSieve::new(token)));
+        let early = match &mut answers {
+            // There are no answers yet, but frames to follow.
+            Some(answers) => answers.sift(&early, &mut Vec::new()).to_vec(),
+            None => early,
+        };
         let mut frames = is_websocket.then(Boundaries::new);
         follow(&mut frames, &early);
         Self {
@@ -191,24 +351,32 @@ impl Flow {
             outlet: Outlet::new(early),
             ended: false,
             finished: false,
+            stopped: false,
+            heard: false,
+            pinged: false,
             frames,
+            answers,
+            then: None,
         }
     }
 
-    /// Moves what there is to move. Ready once the end has been passed on. While `draining`, nothing
-    /// more is read from where a frame ends.
+    /// Moves what there is to move. Ready once the end has been passed on, or nothing more is to be
+    /// moved.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
         buffers: &mut Buffers,
-        draining: bool,
     ) -> Poll<()> {
+        let Buffers { read, write, .. } = buffers;
         for _ in 0..READS_AT_ONCE {
             ready!(self.outlet.poll(cx, to));
             if self.finished || self.outlet.is_dead() {
                 self.finished = true;
+                return Poll::Ready(());
+            }
+            if self.stopped {
                 return Poll::Ready(());
             }
             if self.ended {
@@ -219,32 +387,98 @@ impl Flow {
                 self.finished = true;
                 return Poll::Ready(());
             }
-            if draining && self.is_at_boundary() {
-                return Poll::Pending;
-            }
-            let mut read = ReadBuf::new(&mut buffers.read);
+            let mut read = ReadBuf::new(read);
             let broken = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).is_err();
-            let bytes = read.filled();
+            let mut bytes = read.filled();
             if broken || bytes.is_empty() {
                 self.ended = true;
+                // Nothing can become an answer any more.
+                if let Some(answers) = self.answers.take() {
+                    self.pass(cx, to, answers.held());
+                }
                 continue;
             }
-            self.bytes += bytes.len() as u64;
-            follow(&mut self.frames, bytes);
-            self.outlet.send(cx, to, bytes);
+            self.heard = true;
+            if let Some(answers) = &mut self.answers {
+                bytes = answers.sift(bytes, write);
+            }
+            if self.then.is_some()
+                && let Some(frames) = &mut self.frames
+            {
+                let mut ahead = frames.clone();
+                if let Ok(Some(end)) = ahead.advance_to_boundary(bytes) {
+                    let (before, after) = bytes.split_at(end);
+                    self.pass(cx, to, before);
+                    match self.then.take().as_deref() {
+                        Some(Then::Stop) => {
+                            self.stopped = true;
+                            continue;
+                        }
+                        Some(Then::Ping(ping)) => self.put_in(ping),
+                        None => {}
+                    }
+                    bytes = after;
+                }
+            }
+            self.pass(cx, to, bytes);
+            // It is not understood any more.
+            self.stopped |=
+                self.frames.is_none() && matches!(self.then.as_deref(), Some(Then::Stop));
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Whether a Close frame could follow what has been written.
+    /// Sends on what was read.
+    fn pass(&mut self, cx: &mut Context<'_>, to: &mut Stream, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        follow(&mut self.frames, bytes);
+        self.outlet.send(cx, to, bytes);
+    }
+
+    /// Sends a ping as soon as that cuts no frame.
+    fn ping(&mut self, ping: Box<[u8]>) {
+        if self.is_at_boundary() {
+            self.put_in(&ping);
+        } else {
+            self.then = Some(Box::new(Then::Ping(ping)));
+        }
+    }
+
+    fn put_in(&mut self, ping: &[u8]) {
+        if self.takes_frames() {
+            self.outlet.queue_ping(ping);
+            self.pinged = true;
+        }
+    }
+
+    /// Reads nothing more as soon as that cuts no frame.
+    fn stop(&mut self) {
+        if self.is_at_boundary() {
+            self.stopped = true;
+        } else {
+            self.then = Some(Box::new(Then::Stop));
+        }
+    }
+
+    /// Whether frames of the proxy may go with those that are relayed.
+    fn takes_frames(&self) -> bool {
+        self.frames.is_some() && !self.closed() && !self.ended && !self.finished
+    }
+
+    /// Whether a Close frame has passed.
+    fn closed(&self) -> bool {
+        self.frames.as_ref().is_some_and(Boundaries::closed)
+    }
+
+    /// Whether what has been read ends with a frame.
     fn is_at_boundary(&self) -> bool {
-        self.outlet.waiting() == 0 && self.frames.as_ref().is_some_and(Boundaries::at_boundary)
+        self.frames.as_ref().is_some_and(Boundaries::at_boundary)
     }
 
     fn farewell(self) -> Farewell {
-        let at_boundary = self.frames.as_ref().is_some_and(Boundaries::at_boundary);
-        self.outlet.farewell(at_boundary && !self.finished)
+        let may_close = self.is_at_boundary() && !self.closed() && !self.finished;
+        self.outlet.farewell(may_close)
     }
 
     fn messages(&self) -> u64 {
