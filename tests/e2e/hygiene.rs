@@ -75,6 +75,62 @@ async fn a_handshake_that_breaks_the_rules_is_forwarded_as_it_is_unless_the_rout
     }
 }
 
+#[tokio::test]
+async fn what_lacks_a_step_of_the_handshake_is_an_ordinary_request_or_refused_as_the_rules_say() {
+    // A service that switches whenever it is asked to, and proves nothing.
+    let service = Service::start(|mut connection| async move {
+        while let Some(request) = connection.next_request().await {
+            if request.field("upgrade").is_none() {
+                connection
+                    .send_head("HTTP/1.1 200 OK\nContent-Length: 0")
+                    .await;
+                continue;
+            }
+            assert_eq!(request.field("connection"), Some("upgrade"));
+            connection
+                .send_head(
+                    "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: upgrade",
+                )
+                .await;
+            return;
+        }
+    })
+    .await;
+    let cases = [
+        ("Upgrade: websocket\n", "", [200, 200, 200]),
+        // As in a configuration that has lost its `$`.
+        ("Upgrade: websocket", "Upgrade: http_upgrade", [200; 3]),
+        ("Connection: Upgrade\n", "", [200, 200, 101]),
+        ("Connection: Upgrade", "Connection: close", [200, 200, 101]),
+        ("GET", "DELETE", [200; 3]),
+        (
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n",
+            "",
+            [400, 101, 101],
+        ),
+        ("Version: 13", "Version: 12", [426, 101, 101]),
+        ("Version: 13", "Version: 13, 12", [426, 101, 101]),
+    ];
+    for (index, rules) in ["strict", "lenient", "off"].into_iter().enumerate() {
+        let tidegate = Tidegate::serving(&route_with(&service, rules)).await;
+        for (right, wrong, statuses) in cases {
+            let lines: Vec<_> = handshake("/")
+                .lines()
+                .map(|line| line.trim().to_owned() + "\n")
+                .collect();
+            let lines = lines.concat();
+            assert!(lines.contains(right), "{right}");
+            let mut client = tidegate.connect().await;
+            client.send_head(&lines.replace(right, wrong)).await;
+            let head = client.read_head().await;
+            let what = format!("{rules}: {right:?} became {wrong:?}");
+            assert_eq!(head.status(), statuses[index], "{what}");
+            let versions = head.field("sec-websocket-version");
+            assert_eq!(versions, (head.status() == 426).then_some("13"), "{what}");
+        }
+    }
+}
+
 /// A published trace of a handshake, whose `Sec-WebSocket-Accept` does not answer its key.
 #[tokio::test]
 async fn a_wrong_accept_is_a_502_or_a_warning_or_nobodys_business() {
@@ -122,6 +178,43 @@ async fn a_subprotocol_that_was_not_offered_is_refused_only_by_strict_routes() {
             Some("other"),
             "{rules}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_101_that_browsers_would_refuse_is_refused_by_strict_routes() {
+    const ACCEPT: &str = "Upgrade: websocket\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    for (lines, is_right) in [
+        ("Connection: keep-alive, Upgrade", true),
+        ("Connection: keep-alive", false),
+        ("X-Connection: Upgrade", false),
+        (
+            "Connection: Upgrade\nSec-WebSocket-Protocol: superchat",
+            true,
+        ),
+        (
+            "Connection: Upgrade\nSec-WebSocket-Protocol: chat, superchat",
+            false,
+        ),
+        (
+            "Connection: Upgrade\nSec-WebSocket-Protocol: chat\nSec-WebSocket-Protocol: superchat",
+            false,
+        ),
+    ] {
+        let service = answering(format!("{ACCEPT}\n{lines}").leak()).await;
+        let asked = handshake("/") + "\nSec-WebSocket-Protocol: chat, superchat";
+        for rules in ["strict", "lenient"] {
+            let tidegate = Tidegate::serving(&route_with(&service, rules)).await;
+            let mut client = tidegate.connect().await;
+            client.send_head(&asked).await;
+            let expected = if is_right || rules == "lenient" {
+                101
+            } else {
+                502
+            };
+            let head = client.read_head().await;
+            assert_eq!(head.status(), expected, "{rules}: {lines}");
+        }
     }
 }
 

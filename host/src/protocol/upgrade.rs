@@ -21,6 +21,11 @@ pub(crate) fn requested(headers: &HeaderMap) -> Option<&str> {
     if !lists(headers, CONNECTION, "upgrade") {
         return None;
     }
+    named(headers)
+}
+
+/// As [`requested`], whatever stands in `Connection`.
+pub(crate) fn named(headers: &HeaderMap) -> Option<&str> {
     let mut protocols = list_items(headers.get_all(UPGRADE)).filter(|item| is_protocol(item));
     let first = protocols.next()?;
     if is_websocket(first) {
@@ -165,7 +170,9 @@ mod tests {
             ("upgrade", "WebSocket"),
         ]);
         assert_eq!(requested(&asked), Some("WebSocket"));
-        assert_eq!(requested(&headers(&[("upgrade", "websocket")])), None);
+        let unlisted = headers(&[("upgrade", "websocket")]);
+        assert_eq!(requested(&unlisted), None);
+        assert_eq!(named(&unlisted), Some("websocket"));
         assert_eq!(requested(&headers(&[("connection", "upgrade")])), None);
         let other = headers(&[("connection", "upgrades"), ("upgrade", "websocket")]);
         assert_eq!(requested(&other), None);

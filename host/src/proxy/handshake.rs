@@ -25,10 +25,11 @@ use super::failure::Failure;
 use super::head;
 use super::relay::{self, Relay};
 use super::session::Session;
-use crate::config::{HandshakeRules, Origin};
+use crate::config::{self, HandshakeRules, Origin};
 use crate::plugin::Handshake;
 use crate::protocol::headers::remove_hop_by_hop;
-use crate::protocol::upgrade::{accept_for, is_websocket, list_items, requested, valid_key};
+use crate::protocol::upgrade::{accept_for, is_websocket, list_items, lists};
+use crate::protocol::upgrade::{named, requested, valid_key};
 use crate::stream::Stream;
 use crate::telemetry::Kind;
 use crate::upstream::{Endpoint, Error, RequestBody, Sender, Sending, Upstream, http1};
@@ -44,16 +45,19 @@ pub(crate) struct Offer {
 /// Returns the upgrade a request asks for, if the route allows it. Another one is not an error: the
 /// request goes on without it, as RFC 9110 §7.8 has it. So does one that has a body, for which a 101
 /// would have to wait.
-pub(crate) fn offer(head: &Parts, has_body: bool, allowed: &[String]) -> Option<Offer> {
+pub(crate) fn offer(head: &Parts, has_body: bool, route: &config::Route) -> Option<Offer> {
     if !head.headers.contains_key(UPGRADE) || head.version != Version::HTTP_11 || has_body {
         return None;
     }
-    let token = requested(&head.headers)?;
+    let token = match route.websocket.handshake {
+        HandshakeRules::Strict | HandshakeRules::Lenient => requested(&head.headers),
+        HandshakeRules::Off => named(&head.headers),
+    }?;
     let name = token.split('/').next().unwrap_or(token);
     let names = |allowed: &String| {
         allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(token)
     };
-    if !allowed.iter().any(names) {
+    if !route.upgrade.iter().any(names) {
         return None;
     }
     let is_websocket = is_websocket(token);
@@ -330,6 +334,11 @@ fn check_proof(
     if !offer.is_websocket {
         return Ok(());
     }
+    if !lists(&answer.headers, CONNECTION, "upgrade") {
+        return Err(Failure::BadResponse(
+            "101 whose Connection does not name Upgrade",
+        ));
+    }
     let key = asked
         .get(SEC_WEBSOCKET_KEY)
         .map(|key| accept_for(key.as_bytes()));
@@ -339,12 +348,14 @@ fn check_proof(
             "Sec-WebSocket-Accept does not answer the key",
         ));
     }
-    if let Some(chosen) = answer.headers.get(SEC_WEBSOCKET_PROTOCOL)
-        && !list_items(asked.get_all(SEC_WEBSOCKET_PROTOCOL)).any(|offered| chosen == offered)
-    {
-        return Err(Failure::BadResponse("a subprotocol that was not offered"));
+    let mut offered = list_items(asked.get_all(SEC_WEBSOCKET_PROTOCOL));
+    let mut chosen = answer.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    match (chosen.next(), chosen.next()) {
+        (None, _) => Ok(()),
+        (Some(chosen), None) if offered.any(|offered| chosen == offered) => Ok(()),
+        (Some(_), None) => Err(Failure::BadResponse("a subprotocol that was not offered")),
+        (Some(_), Some(_)) => Err(Failure::BadResponse("more than one subprotocol")),
     }
-    Ok(())
 }
 
 /// Returns the value of a field that is there exactly once.

@@ -218,7 +218,7 @@ impl Session {
             site,
             route,
         };
-        let offer = handshake::offer(head, has_body, &route.settings.upgrade);
+        let offer = handshake::offer(head, has_body, &route.settings);
         let facts = Arc::new(Facts {
             scheme: if client.is_tls { "https" } else { "http" },
             host: host.into(),
