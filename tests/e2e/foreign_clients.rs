@@ -57,8 +57,56 @@ async def main(url, ca=None):
 asyncio.run(main(*sys.argv[1:]))
 "#;
 
+/// Says so once it was pinged three times. Ends the session if a pong comes that it did not ask for.
+const NODE_PINGED_SERVICE: &str = r#"
+    const { WebSocketServer } = require("ws");
+    const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+    server.on("listening", () => console.log(server.address().port));
+    server.on("connection", (socket) => {
+        let pings = 0;
+        socket.on("ping", () => { if (++pings === 3) socket.send("pinged"); });
+        socket.on("pong", () => socket.close(4001, "pong"));
+    });
+"#;
+
+/// Closes once it and the service were pinged three times, and no pong came.
+const NODE_PINGED_CLIENT: &str = r#"
+    const WebSocket = require("ws");
+    const [url, ca] = process.argv.slice(1);
+    const socket = new WebSocket(url, { ca });
+    const due = ["ping", "ping", "ping", "message"];
+    const heard = (what) => () => {
+        if (due.includes(what)) due.splice(due.indexOf(what), 1);
+        if (due.length === 0) socket.close(4000, "bye");
+    };
+    socket.on("ping", heard("ping"));
+    socket.on("message", heard("message"));
+    socket.on("pong", () => socket.close(4002, "pong"));
+    socket.on("close", (code, reason) => console.log(`closed ${code} ${reason}`));
+"#;
+
+/// Waits for the service to be pinged, and gets an answer to a ping of its own.
+const PYTHON_PINGED_CLIENT: &str = r#"
+import asyncio, ssl, sys, websockets
+
+async def main(url, ca):
+    context = ssl.create_default_context(cadata=ca)
+    async with websockets.connect(url, ssl=context, ping_interval=None) as socket:
+        assert await socket.recv() == "pinged"
+        await (await socket.ping())
+        await socket.close(4000, "bye")
+    print("closed", socket.close_code, socket.close_reason)
+
+asyncio.run(main(*sys.argv[1:]))
+"#;
+
 async fn node_service() -> (Process, String) {
-    let mut service = node(NODE_SERVICE, &[]);
+    serving(NODE_SERVICE).await
+}
+
+/// Starts a service in Node that prints its port.
+async fn serving(script: &str) -> (Process, String) {
+    let mut service = node(script, &[]);
     let port = service.stdout.line().await;
     (service, port)
 }
@@ -100,22 +148,53 @@ async fn without_compression_all_passes_a_plugin() {
     assert_eq!(service.stdout.line().await, "agreed on []");
 }
 
-#[tokio::test]
-async fn wss_is_understood_by_others_than_rustls() {
-    let service = Service::websocket_echo().await;
+/// Serves these routes by TLS. Returns where, and whom to trust.
+async fn by_tls(routes: &str) -> (Tidegate, String, String) {
     let authority = Authority::new();
     let certificate = authority.issue(&["localhost"]);
     let folder = Folder::new();
     folder.write("cert.pem", &certificate.chain);
     folder.write("key.pem", &certificate.key);
     let site = "certificate = { chain = \"cert.pem\", key = \"key.pem\" }\n";
-    let configuration = one_listener(&(site.to_owned() + &route_to(&service)));
+    let configuration = one_listener(&(site.to_owned() + routes));
     let configuration = configuration.replace("bind =", "tls = true\nbind =");
     let tidegate = Tidegate::start_in(folder, &configuration).await;
     let url = format!("wss://localhost:{}", tidegate.address(0).port());
+    (tidegate, url, authority.pem())
+}
 
-    let mut client = node(NODE_CLIENT, &[&url, &authority.pem()]);
+#[tokio::test]
+async fn pings_of_the_proxy_are_answered_and_their_pongs_surprise_nobody() {
+    let (_service, port) = serving(NODE_PINGED_SERVICE).await;
+    let settings = "ping_interval = \"100ms\", ping_timeout = \"10s\", idle_timeout = \"1m\"";
+    let route = |path: &str, plugins: &str| {
+        format!(
+            "[[sites.routes]]\nmatch = {path:?}\nurl = \"http://127.0.0.1:{port}\"\n\
+             plugins = [{plugins}]\nwebsocket = {{ {settings} }}\n"
+        )
+    };
+    let routes = format!(
+        "{}{}[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = {{ words = [\"y\"] }}",
+        route("/blind", ""),
+        route("/seen", "\"redact\""),
+    );
+    let (_tidegate, url, ca) = by_tls(&routes).await;
+    for path in ["/blind", "/seen"] {
+        let url = format!("{url}{path}");
+        let mut client = node(NODE_PINGED_CLIENT, &[&url, &ca]);
+        assert_eq!(client.stdout.line().await, "closed 4000 bye", "{path}");
+        let mut client = python(PYTHON_PINGED_CLIENT, &[&url, &ca]);
+        assert_eq!(client.stdout.line().await, "closed 4000 bye", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn wss_is_understood_by_others_than_rustls() {
+    let service = Service::websocket_echo().await;
+    let (_tidegate, url, ca) = by_tls(&route_to(&service)).await;
+
+    let mut client = node(NODE_CLIENT, &[&url, &ca]);
     assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
-    let mut client = python(PYTHON_CLIENT, &[&url, &authority.pem()]);
+    let mut client = python(PYTHON_CLIENT, &[&url, &ca]);
     assert_eq!(client.stdout.line().await, "closed 4000 bye");
 }
