@@ -275,7 +275,7 @@ fn sweep_interval(config: &Config) -> Duration {
             pings
                 .flat_map(|ping| [ping.interval, ping.timeout])
                 .chain(liveness.max_age.map(|age| age.limit))
-                .chain([websocket.idle_timeout])
+                .chain([websocket.idle_timeout, websocket.close_timeout])
         })
         .chain([config.timeouts.header_read, config.timeouts.keep_alive])
         .min()

@@ -3,6 +3,7 @@
 //! sessions whose messages plugins see.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -303,6 +304,112 @@ async fn the_greatest_age_cuts_no_frame_of_a_blind_tunnel() {
     assert_eq!(client.read_frame().await, text("in two halves"));
     assert_eq!(client.read_frame().await, close(1001, ""));
     client.expect_end().await;
+}
+
+#[tokio::test]
+async fn the_greatest_age_does_not_wait_for_ever_for_the_end_of_a_frame() {
+    let service = Service::start(|mut connection| async move {
+        accept(&mut connection).await;
+        // Of a frame that never ends, a byte now and then.
+        connection.send([0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]).await;
+        while connection.try_send([0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let settings = "max_age = \"100ms\", max_age_jitter = \"0s\", close_timeout = \"200ms\"";
+    let tidegate = Tidegate::serving(&routes(&service, settings)).await;
+    for path in PATHS {
+        let mut client = tidegate.websocket(path).await;
+        let heard = client.read_to_end().await;
+        // Plugins are shown whole messages, so the client has not been sent a part of one.
+        let told = match path {
+            "/seen" => close(1001, "").encode(None),
+            // In the midst of a frame it would be payload.
+            _ => vec![0],
+        };
+        assert!(heard.ends_with(&told), "{path}: {heard:?}");
+    }
+    service.finished().await;
+}
+
+#[tokio::test]
+async fn the_greatest_age_ends_what_is_not_understood_as_well() {
+    let service = Service::start(|mut connection| async move {
+        accept(&mut connection).await;
+        connection.send("not a frame").await;
+        assert_eq!(connection.read_frame().await, close(1001, ""));
+    })
+    .await;
+    let settings = "max_age = \"100ms\", max_age_jitter = \"0s\"";
+    let tidegate = Tidegate::serving(&routes(&service, settings)).await;
+    let mut client = tidegate.websocket("/blind").await;
+    assert_eq!(client.read_to_end().await, b"not a frame");
+    service.finished().await;
+}
+
+#[tokio::test]
+async fn who_goes_on_talking_after_a_close_frame_is_cut_off() {
+    let service = Service::start(|mut connection| async move {
+        accept(&mut connection).await;
+        assert_eq!(connection.read_frame().await, close(1000, "bye"));
+        let wire = text("I am not listening").encode(None);
+        while connection.try_send(&wire).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&routes(&service, "close_timeout = \"300ms\"")).await;
+    for path in PATHS {
+        let mut client = tidegate.websocket(path).await;
+        client.send_frame(close(1000, "bye")).await;
+        let told = loop {
+            let frame = client.read_frame().await;
+            if frame != text("I am not listening") {
+                break frame;
+            }
+        };
+        assert_eq!(told, close(1014, ""), "{path}");
+        client.expect_end().await;
+    }
+    service.finished().await;
+}
+
+#[tokio::test]
+async fn a_closing_handshake_under_way_is_not_disturbed_by_a_shutdown() {
+    let answer = Arc::new(Notify::new());
+    let told = answer.clone();
+    let service = Service::start(move |mut connection| {
+        let told = told.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            if request.target() == "/blind/clock" {
+                connection.read_to_end().await;
+                return;
+            }
+            assert_eq!(connection.read_frame().await, close(3000, "bye"));
+            connection.send_frame(text("one more thing")).await;
+            told.notified().await;
+            connection.send_frame(close(3000, "good bye")).await;
+        }
+    })
+    .await;
+    for path in PATHS {
+        let settings = "close_timeout = \"1m\"";
+        let tidegate = Tidegate::serving(&routes(&service, settings)).await;
+        let mut client = tidegate.websocket(path).await;
+        let mut clock = tidegate.websocket("/blind/clock").await;
+        client.send_frame(close(3000, "bye")).await;
+        assert_eq!(client.read_frame().await, text("one more thing"));
+        tidegate.process.signal(rustix::process::Signal::TERM);
+        assert_eq!(clock.read_frame().await, close(1001, ""), "{path}");
+        drop(clock);
+        answer.notify_one();
+        assert_eq!(client.read_frame().await, close(3000, "good bye"), "{path}");
+        client.expect_end().await;
+    }
+    service.finished().await;
 }
 
 #[tokio::test]

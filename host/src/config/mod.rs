@@ -305,6 +305,10 @@ pub(crate) struct WebSocket {
     /// Empty: anybody may.
     pub(crate) origins: Vec<Origin>,
     pub(crate) liveness: Liveness,
+    /// How long the peers may take to end a session that is over: one of them has sent a Close frame,
+    /// or the proxy has sent its own, or the session is as old as it may get and a frame is under way.
+    /// Default 5 s; then the connections are closed.
+    pub(crate) close_timeout: Duration,
 }
 
 /// What the proxy does about WebSocket sessions by the clock, beside ending silent ones.
@@ -362,6 +366,11 @@ pub(crate) struct RouteTimeouts {
     pub(crate) send: Duration,
     /// Between two reads from the service. Default 60 s; before the head: 504.
     pub(crate) read: Duration,
+}
+
+impl RouteTimeouts {
+    /// What each of them is unless it is given.
+    pub(crate) const DEFAULT: Duration = Duration::from_secs(60);
 }
 
 impl Config {

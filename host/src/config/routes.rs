@@ -1,7 +1,5 @@
 //! Routes as they are written: what they match, what they do, and the fields they send.
 
-use std::time::Duration;
-
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
@@ -310,10 +308,9 @@ fn is_protocol(text: &str) -> bool {
 }
 
 fn timeouts(t: &Table<'_>) -> RouteTimeouts {
-    const DEFAULT: Duration = Duration::from_secs(60);
     RouteTimeouts {
-        connect: t.duration("connect", DEFAULT),
-        send: t.duration("send", DEFAULT),
-        read: t.duration("read", DEFAULT),
+        connect: t.duration("connect", RouteTimeouts::DEFAULT),
+        send: t.duration("send", RouteTimeouts::DEFAULT),
+        read: t.duration("read", RouteTimeouts::DEFAULT),
     }
 }

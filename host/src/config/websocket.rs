@@ -26,10 +26,11 @@ pub(super) fn read(t: &Table<'_>, timeouts: &RouteTimeouts) -> WebSocket {
         ("lenient", HandshakeRules::Lenient),
         ("off", HandshakeRules::Off),
     ];
-    let (ping_client, ping_service) = pings(t);
+    let idle_timeout = t.optional_duration("idle_timeout");
+    let (ping_client, ping_service) = pings(t, idle_timeout, timeouts);
     WebSocket {
         max_message_bytes: t.size("max_message", 1.., 1 << 20),
-        idle_timeout: t.duration("idle_timeout", timeouts.read),
+        idle_timeout: idle_timeout.unwrap_or(timeouts.read),
         compression: t.choice("compression", COMPRESSION, COMPRESSION[0].1),
         handshake: t.choice("handshake", rules, HandshakeRules::Strict),
         origins: t
@@ -41,13 +42,27 @@ pub(super) fn read(t: &Table<'_>, timeouts: &RouteTimeouts) -> WebSocket {
             ping_service,
             max_age: max_age(t),
         },
+        close_timeout: t.duration("close_timeout", Duration::from_secs(5)),
     }
 }
 
 /// Reads how clients and services are pinged: `"20s"` for both, or a table with one for each.
-fn pings(t: &Table<'_>) -> (Option<Ping>, Option<Ping>) {
+fn pings(
+    t: &Table<'_>,
+    idle_timeout: Option<Duration>,
+    timeouts: &RouteTimeouts,
+) -> (Option<Ping>, Option<Ping>) {
     const TIMEOUT: Duration = Duration::from_secs(10);
-    let interval = t.get("ping_interval").map(|value| sides(&value));
+    let interval = t.get("ping_interval");
+    if let (Some(interval), None) = (&interval, idle_timeout)
+        && timeouts.read == RouteTimeouts::DEFAULT
+    {
+        interval.warn(
+            "pings do not keep a session open in which nobody says anything; how long such a one may \
+             last is for `idle_timeout` to say, which is 60s now",
+        );
+    }
+    let interval = interval.map(|value| sides(&value));
     let timeout = t.get("ping_timeout");
     if let (None, Some(timeout)) = (&interval, &timeout) {
         timeout.problem("has no effect without `ping_interval`");

@@ -16,10 +16,6 @@ use super::worker::Worker;
 use crate::protocol::close::encode_close;
 use crate::stream::Stream;
 
-/// How long peers may take to go after a Close frame. Whoever closes a TCP connection first waits
-/// longest for its port, which is why a WebSocket server goes first (RFC 6455 §7.1.1).
-const LINGER: Duration = Duration::from_secs(2);
-
 /// What a side has yet to be sent before it is told goodbye.
 pub(crate) struct Farewell {
     /// Bytes that wait to be written.
@@ -58,22 +54,23 @@ async fn end(ends: &mut Ends, to_client: &[u8], to_service: &[u8]) {
         worker,
         client,
         service,
+        close_timeout,
         ..
     } = ends;
     // Neither waits for the other: one that does not read must not cost the other its last bytes.
     tokio::join!(
-        leave(client, to_client, worker),
-        leave(service, to_service, worker)
+        leave(client, to_client, worker, *close_timeout),
+        leave(service, to_service, worker, *close_timeout)
     );
 }
 
-/// Says what is left to say, then waits for the peer to go.
-async fn leave(stream: &mut Stream, last: &[u8], worker: &Worker) {
+/// Says what is left to say, then waits for the peer to go, for so long in all.
+async fn leave(stream: &mut Stream, last: &[u8], worker: &Worker, close_timeout: Duration) {
     let gone = async {
         say_last(stream, last).await;
         linger(stream, worker).await;
     };
-    if timeout(LINGER, gone).await.is_err() {
+    if timeout(close_timeout, gone).await.is_err() {
         tracing::debug!("peer did not go after the session had ended");
     }
 }

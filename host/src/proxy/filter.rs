@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -43,9 +42,6 @@ const INFLATED_AT_ONCE: usize = 256 * 1024;
 
 /// Worker buffers that a long message made larger than this are given back.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
-
-/// How long the peers may take at most for the rest of a closing handshake (RFC 6455 §7.1.1).
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session whose messages are seen.
 struct Filter {
@@ -106,7 +102,7 @@ enum Outcome {
 
 /// Relays messages until both sides have closed or the session fails. `opening` is what plugins sent
 /// when the session was opened.
-pub(crate) async fn run(
+pub(crate) fn run(
     ends: Ends,
     (early_client, early_service): (Vec<u8>, Vec<u8>),
     chain: MessageChain,
@@ -114,7 +110,7 @@ pub(crate) async fn run(
     compression: Legs,
     max_message_bytes: usize,
     clocks: Clocks,
-) {
+) -> impl Future<Output = ()> {
     let watch = ends.worker.sweep.watch();
     watch.arm(clocks.idle_timeout);
     if let Some(liveness) = &clocks.liveness {
@@ -150,10 +146,13 @@ pub(crate) async fn run(
     let worker = filter.ends.worker.clone();
     filter.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
     drop(worker);
-    let outcome = poll_fn(|cx| filter.poll(cx, &watch)).await;
-    drop(watch);
-    // Boxed, so that a session is not larger all its life for how it ends.
-    Box::pin(filter.end(outcome)).await;
+    // An `async fn` would keep room for its arguments as well, for as long as it lives.
+    async move {
+        let outcome = poll_fn(|cx| filter.poll(cx, &watch)).await;
+        drop(watch);
+        // Boxed, so that a session is not larger all its life for how it ends.
+        Box::pin(filter.end(outcome)).await;
+    }
 }
 
 impl Filter {
@@ -162,6 +161,8 @@ impl Filter {
         while let Poll::Ready(signal) = watch.poll_signal(cx) {
             match signal {
                 Signal::Expired => return Poll::Ready(self.expired()),
+                // The peers end it themselves, and in bounded time.
+                Signal::Drain if self.close.is_some() => {}
                 Signal::Drain => return Poll::Ready(Outcome::Failed(SessionFailure::Draining)),
                 Signal::Alarm => alarm = true,
             }
@@ -173,7 +174,7 @@ impl Filter {
         }
         if self.close.is_some() && !self.closing && self.has_delivered() {
             self.closing = true;
-            watch.shorten(CLOSE_TIMEOUT);
+            watch.shorten(self.ends.close_timeout);
         }
         match result {
             Err(failure) => Poll::Ready(Outcome::Failed(failure)),

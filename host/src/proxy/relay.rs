@@ -38,6 +38,8 @@ pub(crate) struct Ends {
     pub(crate) worker: Rc<Worker>,
     pub(crate) client: Stream,
     pub(crate) service: Stream,
+    /// How long the peers may take to end the session once it is over.
+    pub(crate) close_timeout: Duration,
     pub(crate) ending: Ending,
     _permit: ConnectionPermit,
 }
@@ -63,10 +65,12 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
         route,
         ending,
     } = relay;
+    let websocket = &route.settings.websocket;
     let ends = Ends {
         worker,
         client,
         service,
+        close_timeout: websocket.close_timeout,
         ending,
         _permit: permit,
     };
@@ -77,7 +81,6 @@ pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: C
     let bytes = &ends.worker.metrics.bytes;
     bytes[Direction::ToService].add(early.0.len() as u64);
     bytes[Direction::ToClient].add(early.1.len() as u64);
-    let websocket = &route.settings.websocket;
     let clocks = Clocks {
         idle_timeout: websocket.idle_timeout,
         liveness: is_websocket

@@ -104,6 +104,7 @@ fn what_a_file_leaves_out_has_its_default() {
             handshake: HandshakeRules::Strict,
             origins: vec![],
             liveness: Liveness::default(),
+            close_timeout: Duration::from_secs(5),
         }
     );
     assert_eq!(route.max_body_bytes, 1 << 20);
@@ -172,7 +173,7 @@ fn origins_and_the_rules_of_a_handshake_are_as_written() {
 #[test]
 fn pings_and_the_greatest_age_are_off_unless_asked_for_per_side() {
     let liveness = |keys: &str| {
-        let text = format!("+websocket = {{ {keys} }}");
+        let text = format!("+websocket = {{ idle_timeout = \"1h\", {keys} }}");
         config(&with(UPSTREAM, &text)).sites[0].routes[0]
             .websocket
             .liveness

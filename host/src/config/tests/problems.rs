@@ -1006,6 +1006,27 @@ fn what_looks_like_a_variable_is_a_warning() {
 }
 
 #[test]
+fn pings_beside_an_idle_timeout_that_nobody_chose_are_a_warning() {
+    let warnings = |keys: &str| {
+        let loaded = parse(&with(UPSTREAM, keys)).unwrap();
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        warnings.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings(r#"+websocket = { ping_interval = "20s" }"#),
+        [
+            "tidegate.toml:12:15: sites[0].routes[0].websocket.ping_interval: pings do not keep a session open in which nobody says anything; how long such a one may last is for `idle_timeout` to say, which is 60s now",
+        ]
+    );
+    for keys in [
+        r#"+websocket = { ping_interval = "20s", idle_timeout = "60s" }"#,
+        "+websocket = { ping_interval = \"20s\" }\ntimeouts = { read = \"1h\" }",
+    ] {
+        assert_eq!(warnings(keys), [""; 0], "{keys}");
+    }
+}
+
+#[test]
 fn what_nothing_uses_is_a_warning() {
     let text = BASE.replace(
         "[plugins.redact]",
