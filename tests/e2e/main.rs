@@ -9,6 +9,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+#[path = "../conformance/mod.rs"]
+mod conformance;
+
 mod access_log;
 mod admin;
 mod architecture;

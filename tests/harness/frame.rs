@@ -93,7 +93,7 @@ impl Frame {
 
     /// Takes a frame from the front of what was received; nothing if it has not come whole. Says too
     /// whether it was masked.
-    pub(super) fn take(received: &mut Vec<u8>) -> Option<(Self, bool)> {
+    pub(crate) fn take(received: &mut Vec<u8>) -> Option<(Self, bool)> {
         let [first, second] = *received.first_chunk()?;
         let masked = second & 0x80 != 0;
         let (length, mut start) = match second & 0x7f {
