@@ -5,8 +5,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 use super::messages::scripted;
 use crate::harness::{
-    Connection, Frame, Head, Service, Tidegate, accepting, binary, close, guest, handshake, node,
-    one_listener, ping, pong, python, route_to, text,
+    Connection, Frame, Head, Service, Tidegate, accepting, binary, close, guest, handshake, ping,
+    pong, route_to, text,
 };
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
@@ -378,92 +378,6 @@ async fn messages_that_grow_when_inflated_wait_for_a_service_that_does_not_read(
     assert!(grown < 32, "{grown} MiB");
     read.send(true).unwrap();
     service.finished().await;
-}
-
-/// Echoes with compression, and prints its port and what was agreed on.
-const NODE_SERVICE: &str = r#"
-    const { WebSocketServer } = require("ws");
-    const server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: { threshold: 0 } });
-    server.on("listening", () => console.log(server.address().port));
-    server.on("connection", (socket) => {
-        console.log(`agreed on [${socket.extensions}]`);
-        socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary }));
-    });
-"#;
-
-/// Holds a compressed conversation: what it says comes back, but for one word that is redacted.
-const NODE_CLIENT: &str = r#"
-    const WebSocket = require("ws");
-    const socket = new WebSocket(process.argv[1], { perMessageDeflate: { threshold: 0 } });
-    const sent = [];
-    for (const length of [0, 1, 125, 126, 65535, 65536, 200000])
-        sent.push("a secret ".repeat(length / 9), Buffer.alloc(length, 7));
-    let next = 0;
-    socket.on("open", () => sent.forEach((message) => socket.send(message)));
-    socket.on("message", (data, isBinary) => {
-        const expected = sent[next++];
-        const right = isBinary ? data.equals(expected) : data.toString() === expected.replaceAll("secret", "***");
-        if (!right) throw new Error(`message ${next}: ${data.toString().slice(0, 50)}`);
-        if (next === sent.length) socket.close(4000, "bye");
-    });
-    socket.on("close", (code, reason) => console.log(`${socket.extensions}: ${code} ${reason} after ${next}`));
-"#;
-
-/// The same in Python.
-const PYTHON_CLIENT: &str = r#"
-import asyncio, sys, websockets
-
-async def main(url):
-    sent = [message for length in (0, 1, 125, 126, 65535, 65536, 200000)
-            for message in ("a secret " * (length // 9), b"\x07" * length)]
-    async with websockets.connect(url) as socket:
-        print(socket.protocol.extensions)
-        for message in sent:
-            await socket.send(message)
-        for message in sent:
-            expected = message if isinstance(message, bytes) else message.replace("secret", "***")
-            assert await socket.recv() == expected
-        await socket.send(["a sec", "ret in ", "three parts"])
-        assert await socket.recv() == "a *** in three parts"
-        await socket.close(4000, "bye")
-    print("closed", socket.close_code, socket.close_reason)
-
-asyncio.run(main(sys.argv[1]))
-"#;
-
-#[tokio::test]
-async fn compressed_conversations_of_others_pass_a_plugin() {
-    let mut service = node(NODE_SERVICE, &[]);
-    let port = service.stdout.line().await;
-    let plain = Service::websocket_echo().await;
-    let plugin = "plugins = [\"redact\"]";
-    let configuration = format!(
-        "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"\n{plugin}
-         [[sites.routes]]\nmatch = \"/plain\"\nurl = \"http://{}\"\n{plugin}
-         [plugins.redact]\nmodule = \"builtin:redact\"\nconfig = {{ words = [\"secret\"] }}",
-        plain.address
-    );
-    let tidegate = Tidegate::start(&one_listener(&configuration)).await;
-    for target in ["/", "/plain"] {
-        let url = format!("ws://{}{target}", tidegate.address(0));
-        let agreed = "agreed on [permessage-deflate]";
-        let mut client = node(NODE_CLIENT, &[&url]);
-        assert_eq!(
-            client.stdout.line().await,
-            "permessage-deflate: 4000 bye after 14"
-        );
-        let mut client = python(PYTHON_CLIENT, &[&url]);
-        let extensions = client.stdout.line().await;
-        assert!(
-            extensions.contains("remote_no_context_takeover=True, local_no_context_takeover=True"),
-            "{extensions}"
-        );
-        assert_eq!(client.stdout.line().await, "closed 4000 bye");
-        if target == "/" {
-            assert_eq!(service.stdout.line().await, agreed);
-            assert_eq!(service.stdout.line().await, agreed);
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! Clients and services nobody here wrote: Node's `ws` and Python's `websockets`.
+//! Clients and services nobody here wrote: Node's `ws`, Python's `websockets` and Chromium.
 
 use crate::harness::{
-    Authority, Folder, Process, Service, Tidegate, node, one_listener, python, route_to,
+    Authority, Folder, Process, Service, Tidegate, chromium, node, one_listener, python, route_to,
 };
 
 /// Echoes with compression, and prints its port and which extensions a client agreed on.
@@ -15,47 +15,78 @@ const NODE_SERVICE: &str = r#"
     });
 "#;
 
-/// Sends messages of many lengths, all at once, and checks that they come back in order.
+/// Sends messages of many lengths, all at once, and checks that they come back in order, with another
+/// word in the place of one. An authority makes it `wss`.
 const NODE_CLIENT: &str = r#"
     const WebSocket = require("ws");
-    const [url, ca] = process.argv.slice(1);
+    const [url, word, ca] = process.argv.slice(1);
     const socket = new WebSocket(url, { ca, perMessageDeflate: { threshold: 0 } });
     const sent = [];
     for (const length of [0, 1, 125, 126, 65535, 65536, 200000])
-        sent.push("x".repeat(length), Buffer.alloc(length, 7));
+        sent.push("a secret ".repeat(length / 9), Buffer.alloc(length, 7));
     let next = 0;
     socket.on("open", () => sent.forEach((message) => socket.send(message)));
     socket.on("message", (data, isBinary) => {
-        const message = isBinary ? data : data.toString();
         const expected = sent[next++];
-        if (isBinary ? !message.equals(expected) : message !== expected) throw new Error(`message ${next}`);
+        const right = isBinary ? data.equals(expected) : data.toString() === expected.replaceAll("secret", word);
+        if (!right) throw new Error(`message ${next}: ${data.toString().slice(0, 50)}`);
         if (next === sent.length) socket.close(4000, "bye");
     });
-    socket.on("close", (code, reason) => console.log(`closed ${code} ${reason} after ${next} of ${sent.length}`));
+    socket.on("close", (code, reason) => console.log(`[${socket.extensions}] ${code} ${reason} after ${next}`));
 "#;
 
-/// The same in Python; an authority makes it `wss`.
+/// The same in Python.
 const PYTHON_CLIENT: &str = r#"
 import asyncio, ssl, sys, websockets
 
-async def main(url, ca=None):
+async def main(url, word, ca=None):
     context = ssl.create_default_context(cadata=ca) if ca else None
     sent = [message for length in (0, 1, 125, 126, 65535, 65536, 200000)
-            for message in ("x" * length, b"\x07" * length)]
+            for message in ("a secret " * (length // 9), b"\x07" * length)]
     async with websockets.connect(url, ssl=context) as socket:
         for message in sent:
             await socket.send(message)
         for message in sent:
-            assert await socket.recv() == message
+            expected = message if isinstance(message, bytes) else message.replace("secret", word)
+            assert await socket.recv() == expected
         # A message in fragments.
-        await socket.send(["in ", "three ", "parts"])
-        assert await socket.recv() == "in three parts"
+        await socket.send(["a sec", "ret in ", "three parts"])
+        assert await socket.recv() == f"a {word} in three parts"
         await (await socket.ping())
         await socket.close(4000, "bye")
-    print("closed", socket.close_code, socket.close_reason)
+    extensions = [extension.name for extension in socket.protocol.extensions]
+    print(f"[{','.join(extensions)}] {socket.close_code} {socket.close_reason} after {len(sent)}")
 
 asyncio.run(main(*sys.argv[1:]))
 "#;
+
+/// The same in a browser.
+const BROWSER_CLIENT: &str = r#"
+    async (url, word) => {
+        const socket = new WebSocket(url);
+        socket.binaryType = "arraybuffer";
+        const sent = [];
+        for (const length of [0, 1, 125, 126, 65535, 65536, 200000])
+            sent.push("a secret ".repeat(length / 9), new Uint8Array(length).fill(7));
+        let next = 0, wrong = "";
+        socket.onopen = () => sent.forEach((message) => socket.send(message));
+        socket.onmessage = ({ data }) => {
+            const expected = sent[next++];
+            const right = typeof data === "string"
+                ? data === expected.replaceAll("secret", word)
+                : new Uint8Array(data).toString() === expected.toString();
+            if (!right) wrong += `, message ${next} is wrong`;
+            if (next === sent.length) socket.close(4000, "bye");
+        };
+        const { code, reason } = await new Promise((closed) => { socket.onclose = closed; });
+        const [extension] = socket.extensions.split(";");
+        return `[${extension}] ${code} ${reason} after ${next}${wrong}`;
+    }
+"#;
+
+/// What clients print of a conversation that was compressed, and of one that was not.
+const COMPRESSED: &str = "[permessage-deflate] 4000 bye after 14";
+const PLAIN: &str = "[] 4000 bye after 14";
 
 /// Says so once it was pinged three times. Ends the session if a pong comes that it did not ask for.
 const NODE_PINGED_SERVICE: &str = r#"
@@ -111,41 +142,47 @@ async fn serving(script: &str) -> (Process, String) {
     (service, port)
 }
 
+/// A route to a service in Node.
+fn route_to_node(port: &str) -> String {
+    format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"\n")
+}
+
+/// A plugin of a route that leaves another word in the place of one.
+const REDACTED: &str = "plugins = [\"redact\"]\n";
+const REDACT: &str =
+    "[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"secret\"] }\n";
+
 #[tokio::test]
 async fn compression_that_both_ends_agree_on_survives_a_blind_tunnel() {
     let (mut service, port) = node_service().await;
-    let route = format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"");
-    let tidegate = Tidegate::start(&one_listener(&route)).await;
+    let tidegate = Tidegate::start(&one_listener(&route_to_node(&port))).await;
     let url = format!("ws://{}", tidegate.address(0));
-
-    let mut client = node(NODE_CLIENT, &[&url]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
-    assert_eq!(
-        service.stdout.line().await,
-        "agreed on [permessage-deflate]"
-    );
-    let mut client = python(PYTHON_CLIENT, &[&url]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye");
-    assert_eq!(
-        service.stdout.line().await,
-        "agreed on [permessage-deflate]"
-    );
+    let clients = [
+        node(NODE_CLIENT, &[&url, "secret"]),
+        python(PYTHON_CLIENT, &[&url, "secret"]),
+    ];
+    for mut client in clients {
+        assert_eq!(client.stdout.line().await, COMPRESSED);
+        let agreed = service.stdout.line().await;
+        assert_eq!(agreed, "agreed on [permessage-deflate]");
+    }
 }
 
 #[tokio::test]
 async fn without_compression_all_passes_a_plugin() {
     let (mut service, port) = node_service().await;
-    let route = format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"");
-    let plugin = "plugins = [\"redact\"]\nwebsocket = { compression = \"off\" }\n[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"y\"] }";
-    let tidegate = Tidegate::start(&one_listener(&format!("{route}\n{plugin}"))).await;
+    let off = "websocket = { compression = \"off\" }\n";
+    let route = route_to_node(&port) + REDACTED + off + REDACT;
+    let tidegate = Tidegate::start(&one_listener(&route)).await;
     let url = format!("ws://{}", tidegate.address(0));
-
-    let mut client = node(NODE_CLIENT, &[&url]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
-    assert_eq!(service.stdout.line().await, "agreed on []");
-    let mut client = python(PYTHON_CLIENT, &[&url]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye");
-    assert_eq!(service.stdout.line().await, "agreed on []");
+    let clients = [
+        node(NODE_CLIENT, &[&url, "***"]),
+        python(PYTHON_CLIENT, &[&url, "***"]),
+    ];
+    for mut client in clients {
+        assert_eq!(client.stdout.line().await, PLAIN);
+        assert_eq!(service.stdout.line().await, "agreed on []");
+    }
 }
 
 /// Serves these routes by TLS. Returns where, and whom to trust.
@@ -189,12 +226,38 @@ async fn pings_of_the_proxy_are_answered_and_their_pongs_surprise_nobody() {
 }
 
 #[tokio::test]
+async fn compressed_conversations_over_wss_pass_a_plugin() {
+    let (mut service, port) = node_service().await;
+    let plain = Service::websocket_echo().await;
+    let to_plain = route_to(&plain).replace("\"/\"", "\"/plain\"");
+    let routes = [&route_to_node(&port), REDACTED, &to_plain, REDACTED, REDACT].concat();
+    let (_tidegate, url, ca) = by_tls(&routes).await;
+    for path in ["/", "/plain"] {
+        let url = format!("{url}{path}");
+        let clients = [
+            node(NODE_CLIENT, &[&url, "***", &ca]),
+            python(PYTHON_CLIENT, &[&url, "***", &ca]),
+            chromium(None, BROWSER_CLIENT, &[&url, "***"]).await,
+        ];
+        for mut client in clients {
+            assert_eq!(client.stdout.line().await, COMPRESSED, "{path}");
+            if path == "/" {
+                let agreed = service.stdout.line().await;
+                assert_eq!(agreed, "agreed on [permessage-deflate]");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn wss_is_understood_by_others_than_rustls() {
     let service = Service::websocket_echo().await;
     let (_tidegate, url, ca) = by_tls(&route_to(&service)).await;
-
-    let mut client = node(NODE_CLIENT, &[&url, &ca]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye after 14 of 14");
-    let mut client = python(PYTHON_CLIENT, &[&url, &ca]);
-    assert_eq!(client.stdout.line().await, "closed 4000 bye");
+    let clients = [
+        node(NODE_CLIENT, &[&url, "secret", &ca]),
+        python(PYTHON_CLIENT, &[&url, "secret", &ca]),
+    ];
+    for mut client in clients {
+        assert_eq!(client.stdout.line().await, PLAIN);
+    }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub(crate) use connection::Connection;
 pub(crate) use files::Folder;
-pub(crate) use foreign::{node, python};
+pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest};
 pub(crate) use head::{Head, accepting, handshake};
