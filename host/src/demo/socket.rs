@@ -14,7 +14,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::protocol::upgrade::{accept_for, is_websocket, requested};
+use crate::protocol::accept::accept_for;
+use crate::protocol::upgrade::{is_websocket, requested};
 
 /// Longest message a service takes.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024;

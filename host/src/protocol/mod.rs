@@ -2,6 +2,7 @@
 //!
 //! Nothing here has a socket, a clock or a log; whoever reads and writes decides when.
 
+pub(crate) mod accept;
 pub(crate) mod answers;
 pub(crate) mod close;
 pub(crate) mod deflate;

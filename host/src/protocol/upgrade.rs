@@ -1,11 +1,7 @@
-//! What a request for another protocol asks, and the WebSocket handshake's proof (RFC 9110 §7.8,
-//! RFC 6455 §4).
+//! What a request for another protocol asks (RFC 9110 §7.8, RFC 6455 §4).
 //!
 //! Whether a route allows the upgrade, and what is answered if not, is for `proxy/handshake.rs`.
 
-use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::header::{AsHeaderName, CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
@@ -37,15 +33,6 @@ pub(crate) fn named(headers: &HeaderMap) -> Option<&str> {
 /// Whether an `Upgrade` token names WebSocket; it is compared without case (RFC 6455 §4.2.1).
 pub(crate) fn is_websocket(protocol: &str) -> bool {
     protocol.eq_ignore_ascii_case(WEBSOCKET)
-}
-
-/// Returns the `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
-pub(crate) fn accept_for(key: &[u8]) -> String {
-    // SHA-1 proves here only that the other end speaks WebSocket; nothing is secured by it.
-    let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    digest.update(key);
-    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    STANDARD.encode(digest.finish())
 }
 
 /// Whether a `Sec-WebSocket-Key` is 16 bytes in base64 (RFC 6455 §4.2.1).
@@ -117,14 +104,6 @@ mod tests {
                 )
             })
             .collect()
-    }
-
-    #[test]
-    fn the_key_of_the_rfc_gets_the_answer_of_the_rfc() {
-        assert_eq!(
-            accept_for(b"dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
     }
 
     #[test]
