@@ -1,0 +1,5 @@
+//! Compressed messages.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_fuzz::deflate(bytes));

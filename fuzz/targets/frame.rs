@@ -1,0 +1,5 @@
+//! Headers, masks, boundaries.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_fuzz::frame(bytes));

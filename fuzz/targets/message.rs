@@ -1,0 +1,5 @@
+//! Messages out of frames.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_fuzz::message(bytes));
