@@ -3,8 +3,8 @@
 //! Rows are made by the generators of [`table`] from the standards' own tables: every opcode, every
 //! boundary of a length, every range of close codes, every well-formed sequence of UTF-8. Each row is
 //! sent by a client and by a service, and in three ways: straight to the other end, through a route
-//! whose bytes nobody looks at, and through one whose messages all pass a plugin. All must end the
-//! same, but for rows that say what is different and why.
+//! whose bytes nobody looks at, and through one whose messages all pass a plugin, as they are or with
+//! another compression. All must end the same, but for rows that say what is different and why.
 //!
 //! The other end is [`endpoint`], which knows nothing of the host's code and holds its peer to every
 //! rule. So that it is not the only judge of the table, Node's `ws` is asked too.
@@ -161,6 +161,7 @@ impl Case {
 
     /// What is expected in a mode; nothing if it is not tried there.
     fn expected_in(&self, mode: Mode) -> Option<&Expected> {
+        let mode = mode.excepted_as();
         let exception = self.exceptions.iter().find(|(other, ..)| *other == mode);
         exception.map_or(Some(&self.expected), |(_, expected, _)| expected.as_ref())
     }

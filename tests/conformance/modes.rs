@@ -28,16 +28,36 @@ pub(super) enum Mode {
     Unfiltered,
     /// A route whose messages all pass a plugin.
     Filtered,
+    /// The same, but only the client's leg may be compressed: what is, is inflated on its way, and what
+    /// comes back is compressed by the proxy.
+    Converted,
     /// Nobody, and the other end is Node's `ws`.
     Node,
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::Unfiltered, Self::Filtered, Self::Node];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::Unfiltered,
+        Self::Filtered,
+        Self::Converted,
+        Self::Node,
+    ];
 
     /// Whether this side can speak in the mode.
     pub(super) fn is_for(self, speaker: Side) -> bool {
-        self != Self::Node || speaker == Side::Client
+        match self {
+            Self::Direct | Self::Unfiltered | Self::Filtered => true,
+            Self::Converted | Self::Node => speaker == Side::Client,
+        }
+    }
+
+    /// The mode whose exceptions are those of this one.
+    pub(super) fn excepted_as(self) -> Self {
+        match self {
+            Self::Converted => Self::Filtered,
+            other => other,
+        }
     }
 }
 
@@ -47,6 +67,7 @@ impl fmt::Display for Mode {
             Self::Direct => "directly",
             Self::Unfiltered => "unfiltered",
             Self::Filtered => "filtered",
+            Self::Converted => "filtered, plain to the service",
             Self::Node => "to Node's ws",
         })
     }
@@ -108,6 +129,12 @@ impl Stage {
             plugins = ["pass-through"]
             websocket = {{ max_message = "{LIMIT}B" }}
 
+            [[sites.routes]]
+            match = "/converted/"
+            url = "http://{service}"
+            plugins = ["pass-through"]
+            websocket = {{ max_message = "{LIMIT}B", compression = "client" }}
+
             [plugins.pass-through]
             module = {:?}
             "#,
@@ -140,7 +167,7 @@ impl Stage {
             Mode::Direct | Mode::Node => Ok(()),
             Mode::Unfiltered if held.listener.bytes == held.sent => Ok(()),
             Mode::Unfiltered => Err("other bytes arrived than were sent".to_owned()),
-            Mode::Filtered => judge_filtered(expected, &held, speaker),
+            Mode::Filtered | Mode::Converted => judge_filtered(expected, &held, speaker),
         }
     }
 
@@ -149,6 +176,7 @@ impl Stage {
             Mode::Direct => (self.service, "/direct/"),
             Mode::Unfiltered => (self.tidegate.address(0), "/unfiltered/"),
             Mode::Filtered => (self.tidegate.address(0), "/filtered/"),
+            Mode::Converted => (self.tidegate.address(0), "/converted/"),
             Mode::Node => (self.node, "/node/"),
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -286,7 +314,7 @@ fn judge_speaker(expected: &Expected, heard: &Heard, mode: Mode) -> Result<(), S
     let failed = matches!(expected.end, End::Failed(_));
     let answers = match (mode, failed) {
         // The proxy ends both legs at once; answers that are still on their way are lost.
-        (Mode::Filtered, true) => expected.answers.get(..heard.frames.len()),
+        (Mode::Filtered | Mode::Converted, true) => expected.answers.get(..heard.frames.len()),
         _ => Some(&expected.answers[..]),
     };
     if answers == Some(&heard.frames[..]) {
@@ -314,7 +342,7 @@ fn judge_filtered(expected: &Expected, held: &Held, speaker: Side) -> Result<(),
     let is_transparent = match (used, allowed) {
         (None, None) => true,
         (Some(used), Some(allowed)) => used.window_bits <= allowed.window_bits,
-        _ => false,
+        (Some(_), None) | (None, Some(_)) => false,
     };
     if is_transparent && listener.bytes != passed(&held.sent) {
         return Err("a message that passed was changed on its way".to_owned());
