@@ -58,6 +58,18 @@ pub(crate) enum PathError {
 /// For matching only; the service gets the target as it was received. Bytes that are not UTF-8
 /// become U+FFFD, which no pattern is written with.
 pub(crate) fn normalize_path(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    // Borrowed, the path is the raw one, which is text.
+    Ok(match normalize_path_bytes(raw)? {
+        Cow::Borrowed(_) => Cow::Borrowed(raw),
+        Cow::Owned(path) => Cow::Owned(match String::from_utf8(path) {
+            Ok(path) => path,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }),
+    })
+}
+
+/// As [`normalize_path`], with all bytes as they are.
+pub(crate) fn normalize_path_bytes(raw: &str) -> Result<Cow<'_, [u8]>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
@@ -66,13 +78,9 @@ pub(crate) fn normalize_path(raw: &str) -> Result<Cow<'_, str>, PathError> {
         && !raw.contains("//")
         && !raw.contains("/.");
     if is_normal {
-        return Ok(Cow::Borrowed(raw));
+        return Ok(Cow::Borrowed(raw.as_bytes()));
     }
-    let path = resolve_segments(&decode(raw)?)?;
-    Ok(Cow::Owned(match String::from_utf8(path) {
-        Ok(path) => path,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    }))
+    Ok(Cow::Owned(resolve_segments(&decode(raw)?)?))
 }
 
 static HOP_BY_HOP: [HeaderName; 6] = [
