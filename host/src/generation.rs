@@ -126,7 +126,7 @@ impl Site {
         let route = |route: &config::Route| {
             let upstream = match route.action {
                 Action::Proxy(upstream) => Some(upstreams[upstream].clone()),
-                Action::Respond(_) => None,
+                Action::Files(_) | Action::Respond(_) => None,
             };
             let chain = route
                 .plugins

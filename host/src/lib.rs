@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main, lib → demo → server → downstream → proxy → generation → route
-//!           → upstream | plugin → certificates → config | protocol | telemetry | stream
+//!           → upstream | plugin | files → certificates → config | protocol | telemetry | stream
 //! ```
 
 mod demo;
@@ -17,6 +17,7 @@ mod proxy;
 mod generation;
 mod route;
 
+mod files;
 mod plugin;
 mod upstream;
 

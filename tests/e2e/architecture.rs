@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 11] = [
     &["proxy"],
     &["generation"],
     &["route"],
-    &["upstream", "plugin"],
+    &["upstream", "plugin", "files"],
     &["certificates"],
     &["config", "protocol", "telemetry", "stream"],
 ];

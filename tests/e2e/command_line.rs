@@ -72,10 +72,6 @@ fn keys_of_a_later_release_are_refused_and_not_ignored() {
             "balance",
             "[upstreams.x]\nbalance = \"ip-hash\"\nendpoints = [{ address = \"127.0.0.1:1\" }]",
         ),
-        (
-            "files",
-            "[[sites.routes]]\nmatch = \"/x\"\nfiles = \"/srv/www\"",
-        ),
     ];
     for (key, text) in rows {
         let file = if key == "include" {

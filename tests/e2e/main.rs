@@ -20,6 +20,7 @@ mod command_line;
 mod compression;
 mod demo;
 mod drain;
+mod files;
 mod foreign_clients;
 mod forwarding;
 mod handshake;

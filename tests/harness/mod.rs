@@ -22,7 +22,7 @@ pub(crate) use files::Folder;
 pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest};
-pub(crate) use head::{Head, accepting, handshake};
+pub(crate) use head::{Head, Response, accepting, handshake};
 pub(crate) use process::{Process, raise_descriptor_limit};
 pub(crate) use service::{Refusing, Service, Unreachable, http_echo, websocket_echo};
 pub(crate) use tidegate::{Tidegate, check, command, one_listener, route_to};

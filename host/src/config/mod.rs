@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod files;
 mod nearest;
 mod origin;
 mod plugins;
@@ -20,11 +21,13 @@ mod websocket;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
 pub(crate) use error::{Error, Problem};
+pub(crate) use files::{Base, Coding, Expires, Files, IfModifiedSince, Otherwise, Symlinks};
 pub(crate) use origin::Origin;
 pub(crate) use template::{Template, Variable};
 
@@ -257,6 +260,8 @@ pub(crate) struct Route {
     pub(crate) timeouts: RouteTimeouts,
     /// Longest request body in bytes. Default 1 MiB; 0: no limit. More is answered with 413.
     pub(crate) max_body_bytes: u64,
+    /// What caches are told of responses. Default: nothing.
+    pub(crate) expires: Expires,
 }
 
 /// How a route's path is matched. The order in which patterns win is nginx's.
@@ -277,6 +282,7 @@ pub(crate) enum Pattern {
 pub(crate) enum Action {
     /// Index into [`Config::upstreams`].
     Proxy(usize),
+    Files(Arc<Files>),
     Respond(Respond),
 }
 

@@ -8,7 +8,7 @@ use super::plugins::Plugins;
 use super::reader::{Table, Value};
 use super::template::{Part, Template, Variable};
 use super::upstreams::Upstreams;
-use super::{Action, Pattern, Respond, Route, RouteTimeouts, websocket};
+use super::{Action, Expires, Pattern, Respond, Route, RouteTimeouts, files, websocket};
 
 const PATTERN: &str = "a path such as \"/chat\" or \"= /chat\" (exact) or \"^~ /chat\" (before \
                        patterns), or a pattern such as \"~ [.]png$\" or \"~* [.]png$\" (any case)";
@@ -65,9 +65,14 @@ fn route<'r>(
         .map(|value| plugins.chain(&value))
         .unwrap_or_default();
     let for_services = ["set_headers", "upgrade", "websocket", "timeouts"];
-    if let Some(Action::Respond(_)) = action {
+    let answers_itself = match action {
+        Some(Action::Respond(_)) => Some("respond"),
+        Some(Action::Files(_)) => Some("files"),
+        Some(Action::Proxy(_)) | None => None,
+    };
+    if let Some(key) = answers_itself {
         for value in for_services.into_iter().filter_map(|name| t.get(name)) {
-            value.problem("has no effect on a route with `respond`");
+            value.problem(format_args!("has no effect on a route with `{key}`"));
         }
     }
     let set_headers = t
@@ -80,6 +85,9 @@ fn route<'r>(
     let timeouts = t.section("timeouts", timeouts);
     let websocket = t.section("websocket", |t| websocket::read(t, &timeouts));
     let max_body_bytes = t.size("max_body", 0.., 1 << 20);
+    let expires = t
+        .get("expires")
+        .map_or(Expires::Off, |value| files::expires(&value));
     let route = Route {
         pattern: pattern?,
         action: action?,
@@ -89,6 +97,7 @@ fn route<'r>(
         websocket,
         timeouts,
         max_body_bytes,
+        expires,
     };
     Some((written_pattern?, route))
 }
@@ -144,17 +153,17 @@ fn same_place(a: &Pattern, b: &Pattern) -> bool {
 }
 
 fn action<'r>(t: &Table<'r>, upstreams: &mut Upstreams<'r>) -> Option<Action> {
-    const ACTIONS: &str = "one of `upstream`, `url` and `respond`";
-    let refused = t.refuse("files", &format!("; expected {ACTIONS}"));
+    const ACTIONS: &str = "one of `upstream`, `url`, `files` and `respond`";
     let upstream = t.get("upstream");
     let url = t.get("url");
+    let served = t.get("files");
     let respond_with = t.get("respond");
-    let written: Vec<_> = [&upstream, &url, &respond_with]
+    let written: Vec<_> = [&upstream, &url, &served, &respond_with]
         .into_iter()
         .flatten()
         .collect();
     match written[..] {
-        [] if !refused => t.problem(format_args!("expected {ACTIONS}, found none")),
+        [] => t.problem(format_args!("expected {ACTIONS}, found none")),
         [first, .., last] => last.problem(format_args!(
             "this route already has `{}`; expected only {ACTIONS}",
             first.name()
@@ -164,10 +173,12 @@ fn action<'r>(t: &Table<'r>, upstreams: &mut Upstreams<'r>) -> Option<Action> {
     // All are read, so that the problems of each are seen.
     let upstream = upstream.and_then(|value| upstreams.named(&value));
     let url = url.and_then(|value| upstreams.of_url(&value));
+    let served = served.and_then(|value| files::read(&value));
     let respond = respond_with.and_then(|value| value.table(RESPOND, respond));
     upstream
         .or(url)
         .map(Action::Proxy)
+        .or(served.map(Action::Files))
         .or(respond.map(Action::Respond))
 }
 

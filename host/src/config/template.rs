@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::nearest;
 
 /// Text with variables, read once from the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
 }

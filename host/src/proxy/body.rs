@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::ending::Ending;
 use super::session::RouteHandle;
+use crate::files;
 use crate::stream::Patience;
 use crate::upstream::Sender;
 
@@ -25,6 +26,7 @@ pub(crate) struct ResponseBody {
 enum Source {
     /// At most one chunk.
     Fixed(Option<Bytes>),
+    File(files::Body),
     Service(ServiceBody),
 }
 
@@ -53,6 +55,8 @@ pub(crate) enum BodyError {
     Service(#[source] hyper::Error),
     #[error("service sent nothing of its response for {0:?}")]
     Timeout(Duration),
+    #[error("file cannot be read on")]
+    File(#[source] std::io::Error),
 }
 
 impl ResponseBody {
@@ -61,6 +65,15 @@ impl ResponseBody {
         let source = Source::Fixed(Some(bytes).filter(|bytes| !bytes.is_empty()));
         Self {
             source,
+            bytes: 0,
+            ending: None,
+        }
+    }
+
+    /// A body that is read from a file.
+    pub(crate) fn file(body: files::Body) -> Self {
+        Self {
+            source: Source::File(body),
             bytes: 0,
             ending: None,
         }
@@ -130,6 +143,8 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
             Source::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Source::File(body) => ready!(body.poll_chunk(cx))
+                .map(|chunk| chunk.map(Frame::data).map_err(BodyError::File)),
             Source::Service(body) => ready!(body.poll_frame(cx)),
         };
         match &frame {
@@ -149,6 +164,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Fixed(bytes) => bytes.is_none(),
+            Source::File(body) => body.remaining() == 0,
             Source::Service(body) => body.incoming.is_end_stream(),
         }
     }
@@ -158,6 +174,7 @@ impl Body for ResponseBody {
             Source::Fixed(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Source::File(body) => SizeHint::with_exact(body.remaining()),
             Source::Service(body) => body.incoming.size_hint(),
         }
     }

@@ -9,7 +9,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::extensions::AnswerError;
 use crate::protocol::message::{ProtocolError, Side};
 use crate::telemetry::ClosedBy;
-use crate::{plugin, upstream};
+use crate::{files, plugin, upstream};
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,8 @@ pub(crate) enum Failure {
     #[error("service answered wrongly: {0}")]
     BadExtensions(#[from] AnswerError),
     #[error(transparent)]
+    Files(#[from] files::Error),
+    #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 }
 
@@ -68,13 +70,31 @@ impl Failure {
                 | upstream::Error::Exchange { .. } => StatusCode::BAD_GATEWAY,
             },
             Self::BadResponse(_) | Self::BadExtensions(_) => StatusCode::BAD_GATEWAY,
+            Self::Files(error) => match error {
+                files::Error::Method => StatusCode::METHOD_NOT_ALLOWED,
+                files::Error::NotFound { .. }
+                | files::Error::Special { .. }
+                | files::Error::Escape => StatusCode::NOT_FOUND,
+                files::Error::Forbidden { .. } | files::Error::NoIndex { .. } => {
+                    StatusCode::FORBIDDEN
+                }
+                files::Error::Nothing { status } => *status,
+                files::Error::Precondition => StatusCode::PRECONDITION_FAILED,
+                files::Error::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+                files::Error::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::Plugin(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// Whether the failure is worth a line in the log: what clients do wrong is not.
+    /// Whether the failure is worth a line in the log: what clients do wrong is not, nor what the
+    /// operator chose.
     pub(crate) fn is_ours(&self) -> bool {
-        self.status().is_server_error() && !matches!(self, Self::TransferCoding)
+        let chosen = matches!(
+            self,
+            Self::TransferCoding | Self::Files(files::Error::Nothing { .. })
+        );
+        self.status().is_server_error() && !chosen
     }
 }
 

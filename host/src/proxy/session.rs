@@ -28,8 +28,8 @@ use super::failure::Failure;
 use super::handshake::Offer;
 use super::head::{self, Hop, Variables};
 use super::worker::{InForce, Worker};
-use super::{exchange, handshake};
-use crate::config::Action;
+use super::{exchange, expires, files, handshake};
+use crate::config::{Action, Respond};
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
@@ -260,7 +260,11 @@ impl Session {
         }
         let route = self.route.clone();
         let Some(upstream) = &route.upstream else {
-            let response = self.fixed(head);
+            let response = match &route.settings.action {
+                Action::Files(settings) => files::run(self, settings, head).await?,
+                Action::Respond(respond) => self.fixed(respond, head),
+                Action::Proxy(_) => unreachable!("a route that proxies has an upstream"),
+            };
             self.remember(head, None);
             return self.judge(response);
         };
@@ -283,8 +287,9 @@ impl Session {
     /// Shows a response to the plugins, last to first.
     pub(crate) fn judge(
         &mut self,
-        response: Response<ResponseBody>,
+        mut response: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        expires::set(&mut response, self.route.settings.expires);
         let (Some(chain), Some(sent)) = (&mut self.chain, &self.shown) else {
             return Ok(response);
         };
@@ -321,10 +326,7 @@ impl Session {
     }
 
     /// Returns what the route answers by itself.
-    fn fixed(&self, head: &Parts) -> Response<ResponseBody> {
-        let Action::Respond(respond) = &self.route.settings.action else {
-            unreachable!("a route without an upstream answers by itself");
-        };
+    fn fixed(&self, respond: &Respond, head: &Parts) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::fixed(respond.body.clone().into()));
         *response.status_mut() = respond.status;
         let variables = self.variables();
@@ -460,8 +462,12 @@ fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    if let Failure::BadWebSocketVersion = failure {
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    match failure {
+        Failure::BadWebSocketVersion => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Failure::Files(error) => headers.extend(error.field()),
+        _ => {}
     }
     response
 }

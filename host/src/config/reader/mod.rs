@@ -288,13 +288,12 @@ impl<'r> Value<'r> {
     /// A path, relative to the folder of the file being read.
     pub(super) fn path(&self, what: &str) -> Option<PathBuf> {
         let path = self.parse(what, |text| (!text.is_empty()).then_some(text))?;
-        Some(
-            self.reader
-                .file
-                .parent()
-                .unwrap_or(Path::new(""))
-                .join(path),
-        )
+        Some(self.folder().join(path))
+    }
+
+    /// The folder of the file being read, in which relative paths begin; empty for the current one.
+    pub(super) fn folder(&self) -> &'r Path {
+        self.reader.file.parent().unwrap_or(Path::new(""))
     }
 
     /// The path of a file that can be opened.

@@ -1,6 +1,7 @@
 //! Whole files: what is wrong with them, what they mean, and the example that ships with tidegate.
 
 mod example;
+mod files;
 mod meaning;
 mod problems;
 

@@ -7,7 +7,7 @@ use super::*;
 /// Checks rows of: a line of [`BASE`], what it becomes, what is then said. The lines of the message
 /// are given without the file's name.
 #[track_caller]
-fn explained(rows: &[(&str, &str, &[&str])]) {
+pub(super) fn explained(rows: &[(&str, &str, &[&str])]) {
     for (line, text, expected) in rows {
         let error = parse(&with(line, text))
             .map(|_| ())
@@ -71,7 +71,7 @@ fn unknown_keys_and_keys_of_later_releases_are_explained_where_they_stand() {
             UPSTREAM,
             r#"+proxy_pass = "http://chat""#,
             &[
-                "12:1: sites[0].routes[0].proxy_pass: unknown key; known here: match, upstream, url, respond, plugins, set_headers, upgrade, timeouts, websocket, max_body",
+                "12:1: sites[0].routes[0].proxy_pass: unknown key; known here: match, upstream, url, files, respond, plugins, set_headers, upgrade, timeouts, websocket, max_body, expires",
             ],
         ),
         (
@@ -651,21 +651,21 @@ fn routes_are_explained_where_they_stand() {
             UPSTREAM,
             "",
             &[
-                "9:1: sites[0].routes[0]: expected one of `upstream`, `url` and `respond`, found none",
+                "9:1: sites[0].routes[0]: expected one of `upstream`, `url`, `files` and `respond`, found none",
             ],
         ),
         (
             UPSTREAM,
             r#"+url = "http://127.0.0.1:9010""#,
             &[
-                "12:1: sites[0].routes[0].url: this route already has `upstream`; expected only one of `upstream`, `url` and `respond`",
+                "12:1: sites[0].routes[0].url: this route already has `upstream`; expected only one of `upstream`, `url`, `files` and `respond`",
             ],
         ),
         (
             UPSTREAM,
-            r#"files = "/srv/www""#,
+            r#"+files = "/srv""#,
             &[
-                "11:1: sites[0].routes[0].files: not supported in this release; expected one of `upstream`, `url` and `respond`",
+                "12:1: sites[0].routes[0].files: this route already has `upstream`; expected only one of `upstream`, `url`, `files` and `respond`",
             ],
         ),
         (
