@@ -58,6 +58,8 @@ impl Workers {
                     let access_log = access_log.map(|file| file.for_worker());
                     let worker = Worker::new(index, in_force, metrics, access_log);
                     runtime.block_on(serve(worker, listeners, draining));
+                    // A thread that waits for a dead disk does not keep the process from ending.
+                    runtime.shutdown_background();
                 }
             })?);
         }
