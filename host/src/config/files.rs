@@ -138,7 +138,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Arc<Files>> {
 
 impl Files {
     /// With the default of everything else.
-    fn new(base: Base) -> Self {
+    pub(crate) fn new(base: Base) -> Self {
         Self {
             base,
             index: vec!["index.html".to_owned()],

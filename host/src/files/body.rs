@@ -124,3 +124,49 @@ fn read(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
     file.read_exact_at(&mut chunk, at)?;
     Ok(chunk.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Sends all chunks of a file; how many of them must wait for a disk is the kernel's secret.
+    async fn collect(body: &mut Body) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await {
+            all.extend(chunk?);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_in_memory_arrives_whole_and_one_that_was_cut_does_not() {
+        let path = std::env::temp_dir().join(format!("tidegate-body-{}", std::process::id()));
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let length = content.len() as u64;
+        std::fs::write(&path, &content).unwrap();
+        let file = || {
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            file
+        };
+        let parts = || vec![Part::Range(0..length)];
+        let mut body = Body::new(file(), parts());
+        assert_eq!(body.remaining(), length);
+        assert!(collect(&mut body).await.unwrap() == content);
+        assert_eq!(body.remaining(), 0);
+
+        // On the threads that may wait, whatever the kernel has.
+        let whole = read(&file(), 4, 100).unwrap();
+        assert!(whole == content[4..104]);
+
+        let cut = file();
+        cut.set_len(length - 1).unwrap();
+        assert!(read(&cut, length - 10, 10).is_err());
+        let error = collect(&mut Body::new(cut, parts())).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -242,3 +242,89 @@ impl Lookup<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::config::{Base, Symlinks, Template};
+    use crate::files::coding;
+
+    /// What is found, in a few letters.
+    fn found(place: &Place, how: How) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("accept-encoding", "gzip".parse().unwrap());
+        let codings = coding::accepted(&place.settings.precompressed, &headers);
+        match place.find(&codings, how) {
+            Ok(Found::File(file)) => {
+                let name = file.path.file_name().unwrap_or_default();
+                format!("{} {} {:?}", name.display(), file.length, file.coding)
+            }
+            Ok(Found::Folder(path)) => format!("folder {}", String::from_utf8_lossy(&path)),
+            Err(error) if error.would_block() => "would block".to_owned(),
+            Err(Error::NotFound { .. }) => "not found".to_owned(),
+            Err(Error::Forbidden { .. }) => "forbidden".to_owned(),
+            Err(Error::NoIndex { .. }) => "no index".to_owned(),
+            Err(Error::Escape) => "escape".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// The requests of other tests find what the kernel has in memory; this is where it has not.
+    #[test]
+    fn waiting_for_the_disk_finds_the_same() {
+        let base = std::env::temp_dir().join(format!("tidegate-find-{}", std::process::id()));
+        let outside = base.with_extension("outside");
+        fs::create_dir_all(base.join("dir/empty")).unwrap();
+        for (name, content) in [("a.js", "1234"), ("a.js.gz", "12"), ("dir/index.html", "1")] {
+            fs::write(base.join(name), content).unwrap();
+        }
+        fs::write(&outside, "").unwrap();
+        symlink("a.js", base.join("link.js")).unwrap();
+        symlink(&outside, base.join("out.js")).unwrap();
+        let rows = [
+            ("/a.js", ["a.js 2 Some(Gzip)"; 3]),
+            ("/dir/", ["index.html 1 None"; 3]),
+            ("/dir", ["folder /dir"; 3]),
+            ("/dir/empty/", ["no index"; 3]),
+            ("/missing", ["not found"; 3]),
+            ("/dir/../a.js", ["escape"; 3]),
+            (
+                "/link.js",
+                ["link.js 4 None", "forbidden", "link.js 4 None"],
+            ),
+            ("/out.js", ["out.js 0 None", "forbidden", "forbidden"]),
+        ];
+        let policies = [Symlinks::Follow, Symlinks::Deny, Symlinks::Within];
+        for (path, expected) in rows {
+            for (symlinks, expected) in policies.into_iter().zip(expected) {
+                let place = Place {
+                    settings: Arc::new(Files {
+                        symlinks,
+                        precompressed: vec![Coding::Gzip],
+                        ..Files::new(Base::Root(Template::default()))
+                    }),
+                    base: base.clone(),
+                    strip: Strip::Nothing,
+                    wanted: Wanted::Path(path.into()),
+                };
+                assert_eq!(
+                    found(&place, How::Blocking),
+                    expected,
+                    "{path} {symlinks:?}"
+                );
+                let cached = found(&place, How::Cached);
+                assert!(
+                    [expected, "would block"].contains(&&*cached),
+                    "{path} {symlinks:?}: {cached}"
+                );
+            }
+        }
+        fs::remove_dir_all(&base).unwrap();
+        fs::remove_file(&outside).unwrap();
+    }
+}
