@@ -3,6 +3,7 @@
 //! It is built aside, whole, and put in force for new sessions by `server/reload.rs`; sessions that
 //! run keep the one they began with. What a reload does not change is shared with the one before.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use rustls::ServerConfig;
 
 use crate::certificates;
 use crate::config::{self, Action, Config};
-use crate::plugin::{self, Chain, EndpointView, Engine, Plugin};
+use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
 use crate::upstream::{Endpoint, Upstream};
 
@@ -82,6 +83,29 @@ pub(crate) enum Error {
     },
 }
 
+/// A generation that could be put in force, and what comes with it.
+pub(crate) struct Built {
+    pub(crate) generation: Generation,
+    /// Plugins that the generation before has as well, in another version.
+    swaps: Vec<Swap>,
+}
+
+/// A plugin, and the version that it gets.
+type Swap = (Arc<Plugin>, Arc<Version>);
+
+impl Built {
+    /// Returns the generation, which is to be put in force at once: plugins that are in force already
+    /// get the versions that it asks for. Returns those as well.
+    pub(crate) fn commit(self) -> (Generation, Vec<Arc<Plugin>>) {
+        let swap = |(plugin, version): Swap| {
+            plugin.configure(version);
+            plugin
+        };
+        let swapped = self.swaps.into_iter().map(swap).collect();
+        (self.generation, swapped)
+    }
+}
+
 impl Generation {
     /// Builds a generation: reads certificates, loads and configures plugins. Blocks for as long as
     /// compiling takes. Returns everything that is wrong, not only the first.
@@ -89,11 +113,11 @@ impl Generation {
         config: &Config,
         engine: &Engine,
         previous: Option<&Self>,
-    ) -> Result<Self, Vec<Error>> {
+    ) -> Result<Built, Vec<Error>> {
         let mut errors = Vec::new();
         let listeners = listeners(config, &mut errors);
         let upstreams = upstreams(config, previous, &mut errors);
-        let plugins = plugins(config, engine, previous, &mut errors);
+        let (plugins, swaps) = plugins(config, engine, previous, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -102,7 +126,7 @@ impl Generation {
             .iter()
             .map(|site| Site::new(site, &upstreams, &plugins))
             .collect();
-        Ok(Self {
+        let generation = Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
@@ -111,7 +135,8 @@ impl Generation {
             upstreams,
             plugins,
             sweep_interval: sweep_interval(config),
-        })
+        };
+        Ok(Built { generation, swaps })
     }
 }
 
@@ -219,47 +244,87 @@ fn upstreams(
     upstreams
 }
 
+/// Returns the plugins in the order of the configuration, and the new versions of those that the
+/// previous generation has as well.
 fn plugins(
     config: &Config,
     engine: &Engine,
     previous: Option<&Generation>,
     errors: &mut Vec<Error>,
-) -> Vec<Arc<Plugin>> {
+) -> (Vec<Arc<Plugin>>, Vec<Swap>) {
+    let modules: Vec<_> = config
+        .plugins
+        .iter()
+        .map(|settings| plugin::read_module(&settings.module))
+        .collect();
+    let before = previous.map_or(&[][..], |previous| &previous.plugins);
+    let unchanged = |settings, module: &std::io::Result<Cow<'_, [u8]>>| {
+        let bytes = module.as_ref().ok()?;
+        before
+            .iter()
+            .find(|plugin| plugin.is_configured(settings, bytes))
+    };
+    let kept: Vec<_> = config
+        .plugins
+        .iter()
+        .zip(&modules)
+        .map(|(settings, module)| unchanged(settings, module).cloned())
+        .collect();
     let mut plugins = Vec::new();
-    for settings in &config.plugins {
+    let mut swaps = Vec::new();
+    for ((settings, module), same) in config.plugins.iter().zip(modules).zip(&kept) {
+        if let Some(plugin) = same {
+            plugins.push(plugin.clone());
+            continue;
+        }
         let name = || settings.name.clone();
-        let module = settings.module.to_string();
-        let bytes = match plugin::read_module(&settings.module) {
+        let bytes = match module {
             Ok(bytes) => bytes,
             Err(source) => {
                 errors.push(Error::Module {
                     plugin: name(),
-                    module,
+                    module: settings.module.to_string(),
                     source,
                 });
                 continue;
             }
         };
-        let same = previous.and_then(|previous| {
-            previous
-                .plugins
-                .iter()
-                .find(|plugin| plugin.is_current(settings, &bytes))
-        });
-        if let Some(plugin) = same {
-            plugins.push(plugin.clone());
-            continue;
-        }
         match engine.load(settings, &bytes) {
-            Ok(plugin) => plugins.push(plugin),
+            Ok(version) => match successor(config, before, &kept, &settings.name) {
+                Some(plugin) => {
+                    swaps.push((plugin.clone(), version));
+                    plugins.push(plugin);
+                }
+                None => plugins.push(Arc::new(Plugin::new(version))),
+            },
             Err(source) => errors.push(Error::Plugin {
                 plugin: name(),
-                module,
+                module: settings.module.to_string(),
                 source,
             }),
         }
     }
-    plugins
+    (plugins, swaps)
+}
+
+/// Returns the plugin before that a changed one of this name is the next version of. There may be
+/// several of a name, where routes have a `config` of their own; which of them became which can be
+/// told only if one has changed.
+fn successor(
+    config: &Config,
+    before: &[Arc<Plugin>],
+    kept: &[Option<Arc<Plugin>>],
+    name: &str,
+) -> Option<Arc<Plugin>> {
+    let is_kept =
+        |plugin: &Arc<Plugin>| kept.iter().flatten().any(|kept| Arc::ptr_eq(kept, plugin));
+    let mut gone = before
+        .iter()
+        .filter(|plugin| **plugin.name() == *name && !is_kept(plugin));
+    let named = config.plugins.iter().zip(kept);
+    let changed = named.filter(|(settings, kept)| settings.name == name && kept.is_none());
+    let only = gone.next().filter(|_| gone.next().is_none())?;
+    (changed.count() == 1).then(|| only.clone())
 }
 
 /// A tenth of the shortest timeout that a sweep enforces, within 20 ms and 500 ms: each sweep

@@ -94,3 +94,17 @@ pub mod messages {
         },
     });
 }
+
+pub mod handover {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "handover-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_handover",
+        with: {
+            "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
+            "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
+            "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+        },
+    });
+}

@@ -78,10 +78,15 @@ macro_rules! __export_interface {
             ::std::thread_local! {
                 static SESSIONS: $crate::export::Sessions<$plugin> =
                     const { $crate::export::Sessions::<$plugin>::new(::std::vec::Vec::new()) };
+                static RESTORED: $crate::export::Restored<$plugin> =
+                    const { $crate::export::Restored::<$plugin>::new(::core::option::Option::None) };
             }
             impl $crate::export::ExportedMessages for $plugin {
                 fn sessions() -> &'static ::std::thread::LocalKey<$crate::export::Sessions<Self>> {
                     &SESSIONS
+                }
+                fn restored() -> &'static ::std::thread::LocalKey<$crate::export::Restored<Self>> {
+                    &RESTORED
                 }
             }
             $crate::bindings::messages::export_messages!(
@@ -89,9 +94,16 @@ macro_rules! __export_interface {
             );
         };
     };
+    ($plugin:ident: Handover) => {
+        $crate::__check_implemented!($plugin: Handover);
+        #[cfg(target_arch = "wasm32")]
+        $crate::bindings::handover::export_handover!(
+            $plugin with_types_in $crate::bindings::handover
+        );
+    };
     ($plugin:ident: $other:ident) => {
         ::core::compile_error!(::core::concat!(
-            "expected OnRequest, OnResponse, Balancer or Messages, found ",
+            "expected OnRequest, OnResponse, Balancer, Messages or Handover, found ",
             ::core::stringify!($other)
         ));
     };
@@ -109,7 +121,7 @@ macro_rules! __check_implemented {
 }
 
 #[cfg(target_arch = "wasm32")]
-pub use wasm::{Exported, ExportedBalancer, ExportedMessages, Sessions, Slot, Upstreams};
+pub use wasm::{Exported, ExportedBalancer, ExportedMessages, Restored, Sessions, Slot, Upstreams};
 
 #[cfg(target_arch = "wasm32")]
 mod wasm {
@@ -117,13 +129,14 @@ mod wasm {
     use std::panic;
     use std::thread::LocalKey;
 
+    use crate::bindings::handover::exports::tidegate::plugin::handover as wit_handover;
     use crate::bindings::imports::tidegate::plugin::{http, outgoing};
     use crate::bindings::{balancer, lifecycle, messages, request, response};
     use crate::log;
     use crate::{
-        Balancer, Ending, Endpoint, Handshake, Kind, Kinds, Message, MessageVerdict, Messages,
-        OnRequest, OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side,
-        Subscription, Verdict,
+        Balancer, Ending, Endpoint, Handover, Handshake, Kind, Kinds, Message, MessageVerdict,
+        Messages, OnRequest, OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest,
+        Side, Subscription, Verdict,
     };
 
     /// Longest reason of a Close frame in bytes (RFC 6455 §5.5).
@@ -144,6 +157,17 @@ mod wasm {
     /// Sessions by the host's number, which is dense.
     pub type Sessions<P> = RefCell<Vec<Option<<P as Messages>::Session>>>;
 
+    /// A session that another version has handed over, until it is opened.
+    pub type Restored<P> = RefCell<Option<Arrival<P>>>;
+
+    /// What is restored, and what then says what is wanted of it: of [`Messages`] alone nobody could
+    /// tell whether it has a `resume`.
+    pub struct Arrival<P: Messages> {
+        session: u32,
+        value: P::Session,
+        resume: fn(&mut P, &mut P::Session, &Handshake, &mut Outgoing) -> Option<Subscription>,
+    }
+
     /// The type given to `export!`. Each trait holds what one interface needs beside the plugin:
     /// only the macro knows the type, and a static cannot be generic.
     pub trait Exported: Plugin {
@@ -156,6 +180,7 @@ mod wasm {
 
     pub trait ExportedMessages: Exported + Messages {
         fn sessions() -> &'static LocalKey<Sessions<Self>>;
+        fn restored() -> &'static LocalKey<Restored<Self>>;
     }
 
     /// Calls are never re-entered, so the borrows never collide.
@@ -241,9 +266,15 @@ mod wasm {
 
     impl<P: ExportedMessages> messages::exports::tidegate::plugin::messages::Guest for P {
         fn open(session: u32, handshake: &http::Handshake) -> Subscription {
-            let mut out = Outgoing::default();
-            let opened =
-                with_plugin(|plugin: &mut P| plugin.open(&Handshake::new(handshake), &mut out));
+            let (handshake, mut out) = (Handshake::new(handshake), Outgoing::default());
+            let arrival = P::restored().take();
+            let opened = with_plugin(|plugin: &mut P| match arrival {
+                Some(mut arrival) if arrival.session == session => {
+                    (arrival.resume)(plugin, &mut arrival.value, &handshake, &mut out)
+                        .map(|subscription| (arrival.value, subscription))
+                }
+                _ => plugin.open(&handshake, &mut out),
+            });
             let Some((value, subscription)) = opened else {
                 return NOTHING;
             };
@@ -304,6 +335,40 @@ mod wasm {
             if let Some(value) = value {
                 with_plugin(|plugin: &mut P| plugin.on_close(value, ending));
             }
+        }
+    }
+
+    impl<P: ExportedMessages + Handover> wit_handover::Guest for P {
+        fn snapshot(session: u32) -> wit_handover::State {
+            let bytes = P::sessions().with_borrow(|sessions| {
+                let session = sessions
+                    .get(session as usize)
+                    .and_then(Option::as_ref)
+                    .expect("opened before it is handed over");
+                crate::handover::snapshot::<P>(session).expect("a session can be serialised")
+            });
+            wit_handover::State {
+                form: P::FORM,
+                bytes,
+            }
+        }
+
+        fn restore(session: u32, state: wit_handover::State) -> Result<(), String> {
+            let value = with_plugin(|plugin: &mut P| {
+                crate::handover::restore(plugin, state.form, &state.bytes)
+            })?;
+            P::restored().set(Some(Arrival {
+                session,
+                value,
+                resume: P::resume,
+            }));
+            Ok(())
+        }
+
+        fn release(session: u32) {
+            P::sessions().with_borrow_mut(|sessions| {
+                sessions.get_mut(session as usize).and_then(Option::take)
+            });
         }
     }
 }

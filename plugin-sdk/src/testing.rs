@@ -11,7 +11,8 @@
 //! ```
 
 use crate::{
-    Handshake, Kind, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side, memory,
+    Handover, Handshake, Kind, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side,
+    memory,
 };
 
 /// Makes a plugin as the host does: from its configuration as JSON, which is `{}` where the
@@ -22,6 +23,20 @@ use crate::{
 /// The message that the operator is shown.
 pub fn configure<P: Plugin>(config: &str) -> Result<P, String> {
     crate::plugin::configure(config)
+}
+
+/// Hands a session from one version of a plugin over to another, as the host does. Both may be the same
+/// type; an older one can be kept beside the tests to show that its sessions can be read.
+///
+/// # Errors
+///
+/// Why it was refused, as it is logged.
+pub fn hand_over<From: Handover, To: Handover>(
+    session: &From::Session,
+    to: &mut To,
+) -> Result<To::Session, String> {
+    let state = crate::handover::snapshot::<From>(session)?;
+    crate::handover::restore(to, From::FORM, &state)
 }
 
 /// A request to make heads from. The default is `GET /` over http to localhost.

@@ -1,5 +1,5 @@
-//! A plugin's code is replaced under a running proxy: new sessions use the new version, those that
-//! run keep theirs.
+//! A plugin's code is replaced under a running proxy. What becomes of sessions that run is in
+//! `hand_over.rs`; here they stay, which is what `swap = "next-session"` says.
 
 use crate::harness::{Folder, Service, Tidegate, component, guest, one_listener, route_to, text};
 
@@ -14,7 +14,7 @@ async fn running_the_first() -> (Service, Tidegate) {
     let folder = Folder::new();
     folder.write("plugin.wasm", std::fs::read(guest("pass-through")).unwrap());
     let configuration = one_listener(&format!(
-        "{}plugins = [\"mine\"]\n[plugins.mine]\nmodule = \"plugin.wasm\"",
+        "{}plugins = [\"mine\"]\n[plugins.mine]\nmodule = \"plugin.wasm\"\nswap = \"next-session\"",
         route_to(&service)
     ));
     // Both workers have to change.

@@ -30,6 +30,7 @@ pub(crate) use error::{Error, Problem};
 pub(crate) use files::{Base, Coding, Expires, Files, IfModifiedSince, Otherwise, Symlinks};
 pub(crate) use origin::Origin;
 pub(crate) use template::{Template, Variable};
+pub(crate) use units::duration;
 
 /// A configuration that can be used, and what the operator should look at in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,6 +181,18 @@ pub(crate) struct Plugin {
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
     pub(crate) on_failure: OnFailure,
+    pub(crate) swap: SwapPolicy,
+}
+
+/// How sessions that run get to a new version of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SwapPolicy {
+    /// Between two messages, those that are idle at once.
+    NextMessage,
+    /// Not at all: the new version is for new sessions.
+    NextSession,
+    /// Not at all, and those that are left after this time are closed with 1012.
+    DrainBy(Duration),
 }
 
 /// Where a plugin's code is.

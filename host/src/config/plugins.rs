@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::reader::{Table, Value};
 use super::upstreams::{check_name, unknown};
-use super::{Module, OnFailure, Plugin, PluginLimits};
+use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy};
 
 const MODULE: &str = "a path of a .wasm file or \"builtin:NAME\"";
 const REFERENCE: &str =
@@ -111,12 +111,14 @@ fn plugin(value: &Value<'_>) -> Option<Plugin> {
         let limits = t.section("limits", limits);
         let words = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
         let on_failure = t.choice("on_failure", words, OnFailure::Closed);
+        let swap = t.get("swap").and_then(|value| swap(&value));
         Some(Plugin {
             name: value.name().to_owned(),
             module: module?,
             config: config.unwrap_or_else(|| "{}".to_owned()),
             limits,
             on_failure,
+            swap: swap.unwrap_or(SwapPolicy::NextMessage),
         })
     };
     value.table("a table with `module`", read).flatten()
@@ -137,6 +139,25 @@ fn module(value: &Value<'_>) -> Option<Module> {
             None
         }
         _ => value.existing_file().map(Module::File),
+    }
+}
+
+fn swap(value: &Value<'_>) -> Option<SwapPolicy> {
+    const EXPECTED: &str =
+        "\"next-message\", \"next-session\" or a table such as { drain_by = \"30s\" }";
+    match value.as_str() {
+        Some("next-message") => Some(SwapPolicy::NextMessage),
+        Some("next-session") => Some(SwapPolicy::NextSession),
+        _ => {
+            let read = |t: &Table<'_>| {
+                t.require("drain_by", "a duration such as \"30s\"")
+                    .map(|_| t.duration("drain_by", Duration::ZERO))
+            };
+            value
+                .table(EXPECTED, read)
+                .flatten()
+                .map(SwapPolicy::DrainBy)
+        }
     }
 }
 

@@ -29,7 +29,7 @@ const SIZE_UNITS: [(&str, u64); 4] = [
 ];
 
 /// Reads `"15s"` or `"1h30m"`: whole numbers, each with its unit, larger units first.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     // Taking units from the iterator keeps "5m1h" and "1h1h" out.
     let mut units = DURATION_UNITS.iter();
     let mut total_ms = 0_u64;

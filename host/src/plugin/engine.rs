@@ -7,19 +7,20 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::bindings::exports::tidegate::plugin::{
-    balancer, lifecycle, messages, request, response,
+    balancer, handover, lifecycle, messages, request, response,
 };
 use super::host::{LogGate, State};
 use super::instance::{Instance, StartError};
 use super::{Error, Source, bindings, wasi};
 use crate::config;
+use crate::telemetry::{VersionFigures, VersionMetrics};
 
 /// How often running calls are asked for their CPU time.
 const TICK: Duration = Duration::from_millis(1);
@@ -42,7 +43,14 @@ const MAX_STACK: usize = 512 * 1024;
 const PACKAGE: &str = "tidegate:plugin/";
 
 /// What plugins may export.
-pub(super) const EXPORTS: [&str; 5] = ["lifecycle", "request", "response", "balancer", "messages"];
+pub(super) const EXPORTS: [&str; 6] = [
+    "lifecycle",
+    "request",
+    "response",
+    "balancer",
+    "messages",
+    "handover",
+];
 
 /// What plugins may import.
 const IMPORTS: [&str; 3] = ["logging", "http", "outgoing"];
@@ -69,13 +77,21 @@ struct Inner {
     compiled: Mutex<HashMap<Digest, Weak<Compiled>>>,
 }
 
-/// A plugin ready to be run by any worker: code, configuration and limits.
-pub(crate) struct Plugin {
+/// One version of a plugin, ready to be run by any worker: code, configuration and limits.
+pub(crate) struct Version {
     id: u64,
     name: Arc<str>,
+    origin: Arc<Origin>,
+    compiled: Arc<Compiled>,
+    loaded_at: SystemTime,
+    metrics: Mutex<Vec<Weak<VersionMetrics>>>,
+}
+
+/// What a version was made from.
+#[derive(Debug)]
+pub(super) struct Origin {
     declared: config::Plugin,
     digest: Digest,
-    compiled: Arc<Compiled>,
 }
 
 /// Code and what it exports.
@@ -86,6 +102,7 @@ pub(super) struct Compiled {
     pub(super) response: Option<response::GuestIndices>,
     pub(super) balancer: Option<balancer::GuestIndices>,
     pub(super) messages: Option<messages::GuestIndices>,
+    pub(super) handover: Option<handover::GuestIndices>,
 }
 
 /// Tells contents apart within this process, and means nothing outside of it.
@@ -123,7 +140,11 @@ impl Engine {
     ///
     /// Takes milliseconds to seconds, so it is for the control thread. `bytes` is what
     /// `plugin.module` names: a component, or a core module that says which world it was built for.
-    pub(crate) fn load(&self, plugin: &config::Plugin, bytes: &[u8]) -> Result<Arc<Plugin>, Error> {
+    pub(crate) fn load(
+        &self,
+        plugin: &config::Plugin,
+        bytes: &[u8],
+    ) -> Result<Arc<Version>, Error> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
         self.start_ticker()?;
@@ -132,23 +153,27 @@ impl Engine {
         if compiled.lifecycle.is_none() && plugin.config != "{}" {
             return Err(Error::TakesNoConfig);
         }
-        let plugin = Arc::new(Plugin {
+        let version = Arc::new(Version {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: plugin.name.as_str().into(),
-            declared: plugin.clone(),
-            digest,
+            origin: Arc::new(Origin {
+                declared: plugin.clone(),
+                digest,
+            }),
             compiled,
+            loaded_at: SystemTime::now(),
+            metrics: Mutex::default(),
         });
         // Workers make their own. This one shows that they can, and what the first call would
         // otherwise find cold is warm.
-        Instance::start(&plugin, &LogGate::of_plugin())
+        Instance::start(&version, &LogGate::of_plugin())
             .map_err(|error| match error {
                 StartError::ExportType { name, source } => Error::ExportType { name, source },
                 StartError::Configure(message) => Error::Configure(message),
                 StartError::Cause(cause) => Error::Start(cause),
             })
             .map(drop)?;
-        Ok(plugin)
+        Ok(version)
     }
 
     fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<Compiled>, Error> {
@@ -224,13 +249,14 @@ impl Engine {
         if found.iter().all(Option::is_none) {
             return Err(Error::NoExports);
         }
-        let [lifecycle, request, response, balancer, messages] = found;
+        let [lifecycle, request, response, balancer, messages, handover] = found;
         Ok(Compiled {
             lifecycle: indices(&pre, lifecycle, lifecycle::GuestIndices::new)?,
             request: indices(&pre, request, request::GuestIndices::new)?,
             response: indices(&pre, response, response::GuestIndices::new)?,
             balancer: indices(&pre, balancer, balancer::GuestIndices::new)?,
             messages: indices(&pre, messages, messages::GuestIndices::new)?,
+            handover: indices(&pre, handover, handover::GuestIndices::new)?,
             pre,
         })
     }
@@ -263,15 +289,17 @@ impl Engine {
     }
 }
 
-impl Plugin {
-    /// Whether loading `plugin` with `bytes` would make this plugin again, so that a reload can keep
+impl Origin {
+    /// Whether loading `plugin` with `bytes` would make this version again, so that a reload can keep
     /// it.
-    pub(crate) fn is_current(&self, plugin: &config::Plugin, bytes: &[u8]) -> bool {
+    pub(super) fn is(&self, plugin: &config::Plugin, bytes: &[u8]) -> bool {
         self.declared == *plugin && self.digest == Digest::of(bytes)
     }
+}
 
-    /// Another one for each [`Engine::load`].
-    pub(super) fn id(&self) -> u64 {
+impl Version {
+    /// Its number: a larger one for each [`Engine::load`].
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
@@ -282,19 +310,45 @@ impl Plugin {
     /// The same code with another configuration, which nobody has checked.
     #[cfg(test)]
     pub(super) fn with_config(&self, config: &str) -> Arc<Self> {
-        let mut declared = self.declared.clone();
+        let mut declared = self.origin.declared.clone();
         declared.config = config.to_owned();
+        let digest = self.origin.digest;
         Arc::new(Self {
             id: u64::MAX,
             name: Arc::clone(&self.name),
-            declared,
-            digest: self.digest,
+            origin: Arc::new(Origin { declared, digest }),
             compiled: Arc::clone(&self.compiled),
+            loaded_at: self.loaded_at,
+            metrics: Mutex::default(),
         })
     }
 
-    pub(super) fn declared(&self) -> &config::Plugin {
-        &self.declared
+    /// Returns cells that one worker counts this version's calls and sessions in.
+    pub(super) fn count(&self) -> Arc<VersionMetrics> {
+        let cells = Arc::default();
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics.retain(|cells| cells.strong_count() > 0);
+        metrics.push(Arc::downgrade(&cells));
+        cells
+    }
+
+    /// Returns what has been counted by [`Self::count`].
+    pub(crate) fn figures(&self) -> VersionFigures {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells: Vec<_> = metrics.iter().filter_map(Weak::upgrade).collect();
+        VersionFigures::sum(&cells)
+    }
+
+    pub(crate) fn loaded_at(&self) -> SystemTime {
+        self.loaded_at
+    }
+
+    pub(crate) fn declared(&self) -> &config::Plugin {
+        &self.origin.declared
+    }
+
+    pub(super) fn origin(&self) -> &Arc<Origin> {
+        &self.origin
     }
 
     pub(super) fn compiled(&self) -> &Compiled {
@@ -302,9 +356,9 @@ impl Plugin {
     }
 }
 
-impl fmt::Debug for Plugin {
+impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin")
+        f.debug_struct("Version")
             .field("id", &self.id)
             .field("name", &self.name)
             .finish_non_exhaustive()

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use http::{request, response};
 
-use super::engine::Plugin;
-use super::instance::{Instances, Slot};
 use super::messages::MessageChain;
+use super::rollout::Plugin;
+use super::slots::{Instances, Seat, Slot};
 use super::{
     Candidate, Facts, Failure, Handshake, Opening, Sent, SentRequest, UpstreamView, Verdict,
 };
@@ -31,6 +31,8 @@ pub(crate) struct ChainRun {
 }
 
 struct Link {
+    seat: Rc<Seat>,
+    /// Of the version that was assigned when the run began.
     slot: Rc<Slot>,
     /// It failed and its `on_failure` is `open`: the rest goes on without it.
     skipped: bool,
@@ -54,9 +56,13 @@ impl Chain {
 
     /// Begins a run for one exchange or handshake. Instances are made when the first call needs them.
     pub(crate) fn begin(&self, instances: &Instances) -> ChainRun {
-        let link = |plugin| Link {
-            slot: instances.slot(plugin),
-            skipped: false,
+        let link = |plugin| {
+            let seat = instances.seat(plugin);
+            Link {
+                slot: seat.slot(),
+                seat,
+                skipped: false,
+            }
         };
         ChainRun {
             links: self.plugins.iter().map(link).collect(),
@@ -64,30 +70,30 @@ impl Chain {
             time_spent: Duration::ZERO,
         }
     }
-
-    /// Whether [`ChainRun::on_response`] calls anybody.
-    pub(crate) fn sees_responses(&self) -> bool {
-        self.plugins
-            .iter()
-            .any(|plugin| plugin.compiled().response.is_some())
-    }
-
-    /// Whether [`ChainRun::choose`] calls anybody.
-    pub(crate) fn chooses(&self) -> bool {
-        self.plugins
-            .iter()
-            .any(|plugin| plugin.compiled().balancer.is_some())
-    }
-
-    /// Whether a session of this chain may be watched; [`ChainRun::open`] tells whether one is.
-    pub(crate) fn sees_messages(&self) -> bool {
-        self.plugins
-            .iter()
-            .any(|plugin| plugin.compiled().messages.is_some())
-    }
 }
 
 impl ChainRun {
+    /// Whether [`on_response`](Self::on_response) calls anybody.
+    pub(crate) fn sees_responses(&self) -> bool {
+        self.links
+            .iter()
+            .any(|link| link.slot.exports().response.is_some())
+    }
+
+    /// Whether [`choose`](Self::choose) calls anybody.
+    pub(crate) fn chooses(&self) -> bool {
+        self.links
+            .iter()
+            .any(|link| link.slot.exports().balancer.is_some())
+    }
+
+    /// Whether a session of this chain may be watched; [`open`](Self::open) tells whether one is.
+    pub(crate) fn sees_messages(&self) -> bool {
+        self.links
+            .iter()
+            .any(|link| link.slot.exports().messages.is_some())
+    }
+
     /// Shows the head of a request to the plugins, first to last.
     ///
     /// After an answer, and after a failure, [`on_response`](Self::on_response) is for the plugins up
@@ -210,8 +216,7 @@ impl ChainRun {
             .links
             .into_iter()
             .filter(|link| !link.skipped)
-            .map(|link| link.slot);
-        let watching = watching.filter(|slot| slot.exports().messages.is_some());
+            .map(|link| link.seat);
         MessageChain::open(watching, handshake, self.time_spent, sent)
     }
 

@@ -1,48 +1,36 @@
 //! Instances of plugins: one store and one component instance each, called within the plugin's
-//! limits and replaced when a call ends one.
+//! limits. A call that fails ends its instance.
 //!
-//! An instance belongs to one worker. Which calls are made, and what their failure means for an
-//! exchange or session, is left to `exchange.rs` and `messages.rs`.
+//! Where instances are kept and how they are replaced is `slots.rs`.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, request, response};
-use slab::Slab;
-use tracing::warn;
 use wasmtime::component::Resource;
 use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
+use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
 use super::bindings::exports::tidegate::plugin::{
-    balancer, lifecycle, messages, request as requests, response as responses,
+    balancer, handover, lifecycle, messages, request as requests, response as responses,
 };
-use super::engine::{self, Compiled, Plugin};
+use super::engine::{self, Compiled, Version};
 use super::host::{Allowance, Lent, Loan, LogGate, State, rule};
 use super::{
-    Candidate, Cause, EndpointView, Facts, Failure, Handshake, MessageVerdict, Sent, SentRequest,
-    Source, UpstreamView, Verdict,
+    Candidate, Cause, EndpointView, Facts, Handshake, MessageVerdict, Sent, SentRequest, Source,
+    UpstreamView, Verdict,
 };
-use crate::config::OnFailure;
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
-use crate::telemetry::{Phase, PluginMetrics, WorkerMetrics};
+use crate::telemetry::Phase;
 
 /// What starting an instance may take, in call timeouts: a configuration may hold a thousand patterns
 /// to compile.
 const START_TIMEOUTS: u32 = 10;
-
-/// How long after a failed start the next one is tried, at first and at most.
-const MIN_BACK_OFF: Duration = Duration::from_secs(1);
-const MAX_BACK_OFF: Duration = Duration::from_secs(30);
-
-/// Failures of a plugin that are logged per second and worker.
-const MAX_REPORTS: u32 = 5;
 
 /// Handles to the host's resources that one instance may hold.
 const MAX_HANDLES: usize = 1_000;
@@ -53,37 +41,17 @@ const HOST_CALL_BYTES: usize = 1024 * 1024;
 /// Frames of a backtrace that are reported.
 const MAX_FRAMES: usize = 4;
 
+/// What a version may say of one session.
+const MAX_STATE_BYTES: usize = 1024 * 1024;
+
+/// What calls may produce that nothing may come of.
+const NOTHING: Allowance = Allowance {
+    bytes: 0,
+    messages: 0,
+};
+
 /// The representation of every lent handle.
 const LENT: u32 = 0;
-
-/// Instances of one worker: made when first used, and kept while a generation or session holds their
-/// plugin.
-pub(crate) struct Instances {
-    metrics: Arc<WorkerMetrics>,
-    /// By [`Plugin::id`].
-    slots: RefCell<HashMap<u64, Rc<Slot>>>,
-}
-
-/// The place of one plugin on one worker: its instance, or the next one.
-pub(super) struct Slot {
-    plugin: Arc<Plugin>,
-    metrics: Arc<PluginMetrics>,
-    /// For what the plugin writes.
-    log: Arc<LogGate>,
-    /// For what the host writes about its failures.
-    reports: LogGate,
-    live: RefCell<Option<Instance>>,
-    /// Instances that have ended. A session open in an earlier life is not known to this one.
-    life: Cell<u32>,
-    sessions: RefCell<Slab<()>>,
-    back_off: Cell<Option<BackOff>>,
-}
-
-#[derive(Clone, Copy)]
-struct BackOff {
-    delay: Duration,
-    until: Instant,
-}
 
 /// A store and the instance in it.
 pub(super) struct Instance {
@@ -101,6 +69,7 @@ struct Guest {
     response: Option<responses::Guest>,
     balancer: Option<balancer::Guest>,
     messages: Option<messages::Guest>,
+    handover: Option<handover::Guest>,
 }
 
 /// Why there is no instance.
@@ -114,40 +83,6 @@ pub(super) enum StartError {
     Cause(Cause),
 }
 
-impl Instances {
-    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Self {
-        Self {
-            metrics,
-            slots: RefCell::default(),
-        }
-    }
-
-    /// Lets go of all plugins but those `in_force`. Instances of the others go with the last session
-    /// that holds them, or now. To be called when another generation is in force; an exchange that
-    /// begins with an earlier one is served all the same.
-    pub(crate) fn retain(&self, in_force: &[Arc<Plugin>]) {
-        let ids: HashSet<u64> = in_force.iter().map(|plugin| plugin.id()).collect();
-        self.slots.borrow_mut().retain(|id, _| ids.contains(id));
-    }
-
-    pub(super) fn slot(&self, plugin: &Arc<Plugin>) -> Rc<Slot> {
-        let mut slots = self.slots.borrow_mut();
-        let slot = slots.entry(plugin.id()).or_insert_with(|| {
-            Rc::new(Slot {
-                plugin: Arc::clone(plugin),
-                metrics: self.metrics.plugin(plugin.name()),
-                log: LogGate::of_plugin(),
-                reports: LogGate::new(MAX_REPORTS),
-                live: RefCell::default(),
-                life: Cell::new(0),
-                sessions: RefCell::default(),
-                back_off: Cell::default(),
-            })
-        });
-        Rc::clone(slot)
-    }
-}
-
 impl From<&EndpointView> for balancer::Endpoint {
     fn from(endpoint: &EndpointView) -> Self {
         Self {
@@ -158,151 +93,15 @@ impl From<&EndpointView> for balancer::Endpoint {
     }
 }
 
-impl Slot {
-    pub(super) fn exports(&self) -> &Compiled {
-        self.plugin.compiled()
-    }
-
-    /// What one call may produce.
-    pub(super) fn allowance(&self) -> Allowance {
-        Allowance::of(&self.plugin.declared().limits)
-    }
-
-    pub(super) fn life(&self) -> u32 {
-        self.life.get()
-    }
-
-    /// Returns a number for a session: one that is free again, or the next.
-    pub(super) fn number_session(&self) -> u32 {
-        let number = self.sessions.borrow_mut().insert(());
-        u32::try_from(number).expect("a worker holds fewer sessions than a u32 counts")
-    }
-
-    pub(super) fn free_session(&self, number: u32) {
-        self.sessions.borrow_mut().try_remove(number as usize);
-    }
-
-    /// Calls the instance, which is made first if there is none. A failed call ends it.
-    pub(super) fn call<R>(
-        &self,
-        phase: Phase,
-        time_spent: &mut Duration,
-        call: impl FnOnce(&mut Instance) -> Result<R, Cause>,
-    ) -> Result<R, Cause> {
-        let mut live = self.live.borrow_mut();
-        let instance = match &mut *live {
-            Some(instance) => instance,
-            none => {
-                let started = Instant::now();
-                let made = self.make();
-                *time_spent += started.elapsed();
-                none.insert(made.inspect_err(|_| self.metrics.failures[phase].increment())?)
-            }
-        };
-        let started = Instant::now();
-        let result = call(instance);
-        let took = started.elapsed();
-        *time_spent += took;
-        self.metrics.calls[phase].increment();
-        self.metrics.call_time[phase].observe(took);
-        if result.is_err() {
-            self.metrics.failures[phase].increment();
-            self.metrics.instances_replaced.increment();
-            *live = None;
-            self.life.set(self.life.get().wrapping_add(1));
-        }
-        result
-    }
-
-    /// Calls the instance if a session is open in it still. What fails here fails nothing else.
-    pub(super) fn call_if_alive(
-        &self,
-        life: u32,
-        phase: Phase,
-        time_spent: &mut Duration,
-        call: impl FnOnce(&mut Instance) -> Result<(), Cause>,
-    ) {
-        // Sessions may end while the worker unwinds out of a call.
-        let alive = self.live.try_borrow().is_ok_and(|live| live.is_some());
-        if alive
-            && life == self.life.get()
-            && let Err(cause) = self.call(phase, time_spent, call)
-        {
-            self.report(phase, &cause);
-        }
-    }
-
-    /// Applies `on_failure`: returns the failure that ends the exchange or session, or nothing if it
-    /// goes on without the plugin.
-    pub(super) fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
-        match self.plugin.declared().on_failure {
-            OnFailure::Closed => Err(Failure {
-                plugin: Arc::clone(self.plugin.name()),
-                phase,
-                cause,
-            }),
-            OnFailure::Open => {
-                // The failed start was reported; that there is no instance since then is no news.
-                if !matches!(cause, Cause::Unavailable { .. }) {
-                    self.report(phase, &cause);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn make(&self) -> Result<Instance, Cause> {
-        let now = Instant::now();
-        let back_off = self.back_off.get();
-        if let Some(BackOff { until, .. }) = back_off
-            && now < until
-        {
-            return Err(Cause::Unavailable {
-                retry_in: until - now,
-            });
-        }
-        self.metrics.calls[Phase::Configure].increment();
-        let started = Instance::start(&self.plugin, &self.log);
-        self.metrics.call_time[Phase::Configure].observe(now.elapsed());
-        match started {
-            Ok(instance) => {
-                self.back_off.set(None);
-                Ok(instance)
-            }
-            Err(error) => {
-                let delay = back_off
-                    .map_or(MIN_BACK_OFF, |last| last.delay * 2)
-                    .min(MAX_BACK_OFF);
-                self.back_off.set(Some(BackOff {
-                    delay,
-                    until: Instant::now() + delay,
-                }));
-                self.metrics.failures[Phase::Configure].increment();
-                let cause = Cause::from(error);
-                self.report(Phase::Configure, &cause);
-                Err(cause)
-            }
-        }
-    }
-
-    fn report(&self, phase: Phase, cause: &Cause) {
-        if let Some(unreported) = self.reports.admit() {
-            let plugin: &str = self.plugin.name();
-            let function = super::function(phase);
-            warn!(plugin, function, %cause, unreported, "plugin failed");
-        }
-    }
-}
-
 impl Instance {
     /// Makes an instance and configures it.
-    pub(super) fn start(plugin: &Plugin, log: &Arc<LogGate>) -> Result<Self, StartError> {
-        let declared = plugin.declared();
-        let compiled = plugin.compiled();
+    pub(super) fn start(version: &Version, log: &Arc<LogGate>) -> Result<Self, StartError> {
+        let declared = version.declared();
+        let compiled = version.compiled();
         let limits = &declared.limits;
         let mut store = Store::new(
             compiled.pre.engine(),
-            State::new(plugin.name(), limits, log),
+            State::new(version.name(), limits, log),
         );
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.output_bytes.saturating_add(HOST_CALL_BYTES));
@@ -310,16 +109,12 @@ impl Instance {
         store.epoch_deadline_callback(|mut store| store.data_mut().tick());
 
         let timeout = limits.call_timeout.saturating_mul(START_TIMEOUTS);
-        let nothing = Allowance {
-            bytes: 0,
-            messages: 0,
-        };
-        begin(&mut store, Phase::Configure, timeout, nothing);
+        begin(&mut store, Phase::Configure, timeout, NOTHING);
         let instance = guarded(&mut store, |store| compiled.pre.instantiate(store))
             .map_err(StartError::Cause)?;
         let guest = Guest::load(compiled, &mut store, &instance)?;
         if let Some(lifecycle) = &guest.lifecycle {
-            begin(&mut store, Phase::Configure, timeout, nothing);
+            begin(&mut store, Phase::Configure, timeout, NOTHING);
             guarded(&mut store, |store| {
                 lifecycle.call_configure(store, &declared.config)
             })
@@ -408,14 +203,10 @@ impl Instance {
             .balancer
             .as_ref()
             .expect("called for what it exports only");
-        let nothing = Allowance {
-            bytes: 0,
-            messages: 0,
-        };
         let told = self.told.get(upstream.name).copied();
         if told != Some(upstream.id) {
             let mut tell = |id, endpoints: &[_]| {
-                begin(&mut self.store, Phase::Choose, self.timeout, nothing);
+                begin(&mut self.store, Phase::Choose, self.timeout, NOTHING);
                 guarded(&mut self.store, |store| {
                     guest.call_endpoints(store, id, upstream.name, endpoints)
                 })
@@ -428,7 +219,7 @@ impl Instance {
             tell(upstream.id, &endpoints)?;
             self.told.insert(upstream.name.into(), upstream.id);
         }
-        begin(&mut self.store, Phase::Choose, self.timeout, nothing);
+        begin(&mut self.store, Phase::Choose, self.timeout, NOTHING);
         lend_request(&mut self.store, head, facts, |store| {
             let head = Resource::new_borrow(LENT);
             let Some(chosen) = guest.call_choose(store, upstream.id, head, candidates)? else {
@@ -517,6 +308,44 @@ impl Instance {
         Ok(verdict)
     }
 
+    /// Asks what the plugin knows of a session.
+    pub(super) fn snapshot(&mut self, session: u32) -> Result<SessionState, Cause> {
+        let guest = self.guest.handover.as_ref();
+        let guest = guest.expect("called for what it exports only");
+        begin(&mut self.store, Phase::Snapshot, self.timeout, NOTHING);
+        let state = guarded(&mut self.store, |store| guest.call_snapshot(store, session))?;
+        if state.bytes.len() > MAX_STATE_BYTES {
+            return Err(Cause::Output {
+                limit: MAX_STATE_BYTES,
+                unit: "bytes of state",
+            });
+        }
+        Ok(state)
+    }
+
+    /// Hands over what another version knew of a session that is about to be opened. The inner error is
+    /// a refusal.
+    pub(super) fn restore(
+        &mut self,
+        session: u32,
+        state: &SessionState,
+    ) -> Result<Result<(), String>, Cause> {
+        let guest = self.guest.handover.as_ref();
+        let guest = guest.expect("called for what it exports only");
+        begin(&mut self.store, Phase::Restore, self.timeout, NOTHING);
+        guarded(&mut self.store, |store| {
+            guest.call_restore(store, session, state)
+        })
+    }
+
+    /// Tells that a session goes on elsewhere.
+    pub(super) fn release(&mut self, session: u32) -> Result<(), Cause> {
+        let guest = self.guest.handover.as_ref();
+        let guest = guest.expect("called for what it exports only");
+        begin(&mut self.store, Phase::Release, self.timeout, NOTHING);
+        guarded(&mut self.store, |store| guest.call_release(store, session))
+    }
+
     pub(super) fn on_close(
         &mut self,
         session: u32,
@@ -528,11 +357,7 @@ impl Instance {
             .messages
             .as_ref()
             .expect("called for what it exports only");
-        let nothing = Allowance {
-            bytes: 0,
-            messages: 0,
-        };
-        begin(&mut self.store, Phase::Close, self.timeout, nothing);
+        begin(&mut self.store, Phase::Close, self.timeout, NOTHING);
         let ending = messages::Ending {
             code,
             by: by.map(Into::into),
@@ -569,6 +394,7 @@ impl Guest {
             response: load!(response, "response"),
             balancer: load!(balancer, "balancer"),
             messages: load!(messages, "messages"),
+            handover: load!(handover, "handover"),
         })
     }
 }

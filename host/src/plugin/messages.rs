@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::bindings::exports::tidegate::plugin::messages::{Kinds, Subscription};
 use super::host::Allowance;
-use super::instance::Slot;
+use super::slots::{Seat, Slot};
 use super::{Failure, Handshake, MessageVerdict, Opening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
@@ -20,24 +20,28 @@ use crate::telemetry::Phase;
 pub(crate) struct MessageChain {
     wanted: Wanted,
     /// In the operator's order.
-    links: Vec<Link>,
-    handshake: Arc<Handshake>,
-    time_spent: Duration,
+    pub(super) links: Vec<Link>,
+    pub(super) handshake: Arc<Handshake>,
+    pub(super) time_spent: Duration,
 }
 
 /// One plugin's part in a session.
-struct Link {
-    slot: Rc<Slot>,
-    wanted: Wanted,
+pub(super) struct Link {
+    pub(super) seat: Rc<Seat>,
+    /// Number of the assignment that was looked at last.
+    pub(super) seen: u64,
+    /// Of the version that the session is on.
+    pub(super) slot: Rc<Slot>,
+    pub(super) wanted: Wanted,
     /// What the plugin knows the session by.
-    number: u32,
+    pub(super) number: u32,
     /// The life of the slot in which it was opened; another one does not know it.
-    life: u32,
+    pub(super) life: u32,
 }
 
 /// For each direction and kind: payloads shorter than this are wanted, none if 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Wanted([u64; 8]);
+pub(super) struct Wanted([u64; 8]);
 
 /// A message on its way past the plugins.
 struct Passage<'a> {
@@ -58,7 +62,7 @@ struct Budget(Option<Allowance>);
 
 impl MessageChain {
     pub(super) fn open(
-        watching: impl Iterator<Item = Rc<Slot>>,
+        seats: impl Iterator<Item = Rc<Seat>>,
         handshake: &Arc<Handshake>,
         time_spent: Duration,
         sent: &mut Vec<Sent>,
@@ -71,13 +75,17 @@ impl MessageChain {
         };
         // What a plugin sends passes plugins that come after it, so all are opened before.
         let mut first_words = Vec::new();
-        for slot in watching {
-            let number = slot.number_session();
+        for seat in seats {
+            // Looked at before: an assignment that comes in between is noticed at the next look.
+            let seen = seat.assignment().number();
+            let slot = seat.slot_for_session();
             let n = chain.links.len();
             chain.links.push(Link {
-                slot,
+                seat,
+                seen,
                 wanted: Wanted::default(),
-                number,
+                number: slot.number_session(),
+                slot,
                 life: 0,
             });
             let mut said = Vec::new();
@@ -92,12 +100,17 @@ impl MessageChain {
         if let Some(MessageVerdict::Close { code, reason }) = chain.run(waiting, sent)? {
             return Ok(Opening::Close { code, reason });
         }
-        chain.links.retain(|link| link.wanted != Wanted::default());
-        if chain.links.is_empty() {
+        // Those that want nothing stay: another version of them may.
+        chain.links.shrink_to_fit();
+        if !chain.is_watching() {
             return Ok(Opening::Unwatched(chain));
         }
-        chain.links.shrink_to_fit();
         Ok(Opening::Watched(chain))
+    }
+
+    /// Whether any plugin wants to see anything.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.wanted != Wanted::default()
     }
 
     /// Whether a plugin wants to see a message. What none wants passes without a call.
@@ -160,6 +173,19 @@ impl MessageChain {
     /// Returns the time that plugins have taken since the request.
     pub(crate) fn time_spent(&self) -> Duration {
         self.time_spent
+    }
+
+    /// Takes what plugin `n` sent past the plugins on its way. Returns a verdict that ends the session,
+    /// if there was one.
+    pub(super) fn pass_on(
+        &mut self,
+        n: usize,
+        said: Vec<Sent>,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Option<MessageVerdict>, Failure> {
+        let waiting = said.into_iter().rev().map(|sent| self.passage(n, sent));
+        let waiting = waiting.collect();
+        self.run(waiting, sent)
     }
 
     /// Moves messages on, the last of `waiting` first, until the one that came has been judged or
@@ -283,6 +309,9 @@ impl MessageChain {
     /// Opens the session in the instance that plugin `n` has now.
     fn open_link(&mut self, n: usize, reopened: bool, said: &mut Vec<Sent>) -> Result<(), Failure> {
         let link = &mut self.links[n];
+        if link.slot.exports().messages.is_none() {
+            return Ok(());
+        }
         let limit = link.slot.allowance();
         let subscription = link
             .slot
@@ -310,7 +339,7 @@ impl MessageChain {
         self.sum_up();
     }
 
-    fn sum_up(&mut self) {
+    pub(super) fn sum_up(&mut self) {
         self.wanted = self
             .links
             .iter()
@@ -337,6 +366,27 @@ impl Drop for MessageChain {
     }
 }
 
+impl Link {
+    pub(super) fn is_behind(&self) -> bool {
+        self.seen != self.seat.number()
+    }
+
+    /// Whether the instance at hand knows the session.
+    pub(super) fn is_open(&self) -> bool {
+        self.wanted != Wanted::default() && self.life == self.slot.life()
+    }
+
+    /// Tells the instance at hand that the session goes on elsewhere.
+    pub(super) fn release(&self, time_spent: &mut Duration) {
+        if self.slot.exports().handover.is_some() && self.is_open() {
+            self.slot
+                .call_if_alive(self.life, Phase::Release, time_spent, |instance| {
+                    instance.release(self.number)
+                });
+        }
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.slot.free_session(self.number);
@@ -344,7 +394,7 @@ impl Drop for Link {
 }
 
 impl Wanted {
-    fn by(subscription: Subscription) -> Self {
+    pub(super) fn by(subscription: Subscription) -> Self {
         let below = subscription
             .largest
             .map_or(u64::MAX, |largest| largest.saturating_add(1));

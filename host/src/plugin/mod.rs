@@ -6,10 +6,13 @@
 mod bindings;
 mod engine;
 mod exchange;
+mod handover;
 mod host;
 mod instance;
 mod messages;
 mod module;
+mod rollout;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod wasi;
@@ -26,11 +29,13 @@ use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::Phase;
 
 pub(crate) use bindings::exports::tidegate::plugin::balancer::Candidate;
-pub(crate) use engine::{Engine, Plugin};
+pub(crate) use engine::{Engine, Version};
 pub(crate) use exchange::{Chain, ChainRun};
-pub(crate) use instance::Instances;
+pub(crate) use handover::Handover;
 pub(crate) use messages::MessageChain;
 pub(crate) use module::read_module;
+pub(crate) use rollout::Plugin;
+pub(crate) use slots::Instances;
 
 /// What plugins may ask about an exchange or session beside its heads.
 #[derive(Debug)]
@@ -221,5 +226,8 @@ fn function(phase: Phase) -> &'static str {
         Phase::Open => "messages.open",
         Phase::Message => "messages.on-message",
         Phase::Close => "messages.on-close",
+        Phase::Snapshot => "handover.snapshot",
+        Phase::Restore => "handover.restore",
+        Phase::Release => "handover.release",
     }
 }

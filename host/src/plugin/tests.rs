@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use wit_parser::Resolve;
 
 use super::*;
-use crate::config::{self, Module, OnFailure, PluginLimits};
+use crate::config::{self, Module, OnFailure, PluginLimits, SwapPolicy};
 use crate::telemetry::WorkerMetrics;
 
 /// A guest that does what messages and its configuration tell it.
@@ -290,6 +290,7 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
             output_messages: 8,
         },
         on_failure,
+        swap: SwapPolicy::NextMessage,
     }
 }
 
@@ -303,7 +304,10 @@ struct Fixture {
 fn fixture(on_failure: OnFailure, configs: &[&str]) -> Fixture {
     let engine = Engine::new().unwrap();
     let bytes = guest(&ALL);
-    let load = |config: &&str| engine.load(&declared(config, on_failure), &bytes).unwrap();
+    let load = |config: &&str| {
+        let version = engine.load(&declared(config, on_failure), &bytes);
+        Arc::new(Plugin::new(version.unwrap()))
+    };
     let chain = Chain::new(configs.iter().map(load).collect());
     let metrics = Arc::<WorkerMetrics>::default();
     let instances = Instances::new(Arc::clone(&metrics));
@@ -428,7 +432,7 @@ fn a_module_that_exports_no_interface_is_refused() {
     let error = load_error("{}", &guest(&[]));
     assert_eq!(
         error.to_string(),
-        "exports none of lifecycle, request, response, balancer, messages"
+        "exports none of lifecycle, request, response, balancer, messages, handover"
     );
 }
 
@@ -597,10 +601,14 @@ fn a_plugin_is_current_until_its_bytes_or_configuration_change() {
     let bytes = guest(&ALL);
     let as_declared = declared("{}", OnFailure::Closed);
     let plugin = engine.load(&as_declared, &bytes).unwrap();
-    assert!(plugin.is_current(&as_declared, &bytes));
-    assert!(!plugin.is_current(&declared(r#"{"A":"a"}"#, OnFailure::Closed), &bytes));
-    assert!(!plugin.is_current(&declared("{}", OnFailure::Open), &bytes));
-    assert!(!plugin.is_current(&as_declared, &guest(&["messages"])));
+    assert!(plugin.origin().is(&as_declared, &bytes));
+    assert!(
+        !plugin
+            .origin()
+            .is(&declared(r#"{"A":"a"}"#, OnFailure::Closed), &bytes)
+    );
+    assert!(!plugin.origin().is(&declared("{}", OnFailure::Open), &bytes));
+    assert!(!plugin.origin().is(&as_declared, &guest(&["messages"])));
 }
 
 #[test]
@@ -1016,8 +1024,8 @@ fn a_plugin_that_does_not_start_is_left_alone_for_a_while() {
         chain,
     } = closed(&[r#"{"A":"a"}"#]);
     // As if what configure depends on had changed since the plugin was loaded.
-    let broken = chain.plugins()[0].with_config(r#"{"A":"e"}"#);
-    let chain = Chain::new(vec![broken]);
+    let broken = chain.plugins()[0].version().with_config(r#"{"A":"e"}"#);
+    let chain = Chain::new(vec![Arc::new(Plugin::new(broken))]);
     let ask = || {
         chain
             .begin(&instances)
@@ -1049,7 +1057,7 @@ fn an_instance_goes_with_its_last_session() {
 #[test]
 fn session_numbers_are_dense_and_used_again() {
     let it = closed(&[r#"{"A":"a"}"#]);
-    let slot = it.instances.slot(&it.chain.plugins()[0]);
+    let slot = it.instances.seat(&it.chain.plugins()[0]).slot();
     let (_first, second) = (it.session(), it.session());
     assert_eq!(slot.number_session(), 2);
     drop(second);

@@ -119,6 +119,8 @@ pub(crate) enum SessionFailure {
     Age,
     #[error("the proxy is shutting down")]
     Draining,
+    #[error("on a replaced version of a plugin for longer than its swap allows")]
+    Overdue,
     #[error(transparent)]
     Plugin(plugin::Failure),
     #[error("closed by a plugin")]
@@ -150,6 +152,7 @@ impl SessionFailure {
             Self::PingUnanswered(Side::Client) | Self::Idle | Self::Age | Self::Draining => {
                 (CloseCode::GOING_AWAY, "".into())
             }
+            Self::Overdue => (CloseCode::SERVICE_RESTART, "".into()),
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
         })
@@ -166,7 +169,8 @@ impl SessionFailure {
             | Self::PingUnanswered(_)
             | Self::Idle
             | Self::Age
-            | Self::Draining => (CloseCode::GOING_AWAY, "".into()),
+            | Self::Draining
+            | Self::Overdue => (CloseCode::GOING_AWAY, "".into()),
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
         })
@@ -194,6 +198,7 @@ impl SessionFailure {
             | Self::Idle
             | Self::Age
             | Self::Draining
+            | Self::Overdue
             | Self::Plugin(_)
             | Self::ClosedByPlugin { .. } => None,
         }
@@ -210,7 +215,8 @@ impl SessionFailure {
             | Self::PingUnanswered(_)
             | Self::Idle
             | Self::Age
-            | Self::Draining => ClosedBy::Proxy,
+            | Self::Draining
+            | Self::Overdue => ClosedBy::Proxy,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::outlet::Outlet;
 use super::relay::{Clocks, Ends};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
-use crate::plugin::{MessageChain, MessageVerdict, Sent};
+use crate::plugin::{Handover, MessageChain, MessageVerdict, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater};
 use crate::protocol::message::{Event, MessageKind, MessageReader, ProtocolError, Side};
@@ -113,6 +113,7 @@ pub(crate) fn run(
 ) -> impl Future<Output = ()> {
     let watch = ends.worker.sweep.watch();
     watch.arm(clocks.idle_timeout);
+    watch.listen();
     if let Some(liveness) = &clocks.liveness {
         watch.set_alarm(liveness.next());
     }
@@ -167,7 +168,7 @@ impl Filter {
                 Signal::Alarm => alarm = true,
             }
         }
-        let mut result = self.relay(cx, watch);
+        let mut result = self.catch_up().and_then(|()| self.relay(cx, watch));
         // Now, when all that has come was heard.
         if alarm && result.is_ok() {
             result = self.ring(watch).and_then(|()| self.relay(cx, watch));
@@ -179,6 +180,24 @@ impl Filter {
         match result {
             Err(failure) => Poll::Ready(Outcome::Failed(failure)),
             Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+
+    /// Moves the session to the versions of its plugins that are assigned to it: whatever has been
+    /// judged was judged whole, so this is between two messages.
+    fn catch_up(&mut self) -> Result<(), SessionFailure> {
+        if !self.chain.is_behind() || self.close.is_some() {
+            return Ok(());
+        }
+        let handover = self.chain.catch_up(&mut self.sent);
+        let worker = self.ends.worker.clone();
+        self.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
+        match handover.map_err(SessionFailure::Plugin)? {
+            Handover::Continue => Ok(()),
+            Handover::Overdue => Err(SessionFailure::Overdue),
+            Handover::Closed { code, reason } => {
+                Err(SessionFailure::ClosedByPlugin { code, reason })
+            }
         }
     }
 

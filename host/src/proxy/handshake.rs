@@ -26,7 +26,7 @@ use super::head;
 use super::relay::{self, Relay};
 use super::session::Session;
 use crate::config::{self, HandshakeRules, Origin};
-use crate::plugin::Handshake;
+use crate::plugin::{ChainRun, Handshake};
 use crate::protocol::accept::accept_for;
 use crate::protocol::headers::remove_hop_by_hop;
 use crate::protocol::upgrade::{is_websocket, list_items, lists};
@@ -110,7 +110,8 @@ pub(crate) async fn run(
             HandshakeRules::Lenient | HandshakeRules::Off => {}
         }
     }
-    let is_filtered = offer.is_websocket && route.chain.sees_messages();
+    let sees_messages = session.chain.as_ref().is_some_and(ChainRun::sees_messages);
+    let is_filtered = offer.is_websocket && sees_messages;
     let compression = is_filtered.then(|| {
         let allowed = route.settings.websocket.compression;
         Negotiation::begin(&mut head.headers, allowed)

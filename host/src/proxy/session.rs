@@ -302,7 +302,7 @@ impl Session {
 
     /// Keeps the request head for plugins that will be shown the response.
     pub(crate) fn remember(&mut self, head: &Parts, endpoint: Option<SocketAddr>) {
-        if self.route.chain.sees_responses() {
+        if self.chain.as_ref().is_some_and(ChainRun::sees_responses) {
             self.shown = Some(Arc::new(SentRequest {
                 facts: self.facts.clone(),
                 method: head.method.clone(),
@@ -372,7 +372,7 @@ impl Session {
         head: &mut Parts,
         tried: &Tried,
     ) -> Result<Option<usize>, Failure> {
-        let Some(chain) = self.chain.as_mut().filter(|_| self.route.chain.chooses()) else {
+        let Some(chain) = self.chain.as_mut().filter(|chain| chain.chooses()) else {
             return Ok(None);
         };
         let candidates: Vec<_> = upstream

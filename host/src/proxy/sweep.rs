@@ -50,6 +50,7 @@ struct State {
     timeout: Cell<u64>,
     alarm: Cell<Moment>,
     pending: Cell<Pending>,
+    listens: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -82,6 +83,7 @@ impl Sweep {
                 drain: self.draining.get(),
                 ..Pending::default()
             }),
+            listens: Cell::new(false),
             waker: RefCell::new(None),
         });
         let key = self.watched.borrow_mut().insert(state.clone());
@@ -116,6 +118,19 @@ impl Sweep {
         }
     }
 
+    /// Wakes the tasks of watches that [listen](Watch::listen), so that they look at what has changed:
+    /// `count` of all watches, from place `from` on. Returns where to go on; None: that was the last.
+    pub(crate) fn rouse(&self, from: usize, count: usize) -> Option<usize> {
+        let watched = self.watched.borrow();
+        let end = from.saturating_add(count).min(watched.capacity());
+        for state in (from..end).filter_map(|key| watched.get(key)) {
+            if state.listens.get() {
+                state.call();
+            }
+        }
+        (end < watched.capacity()).then_some(end)
+    }
+
     /// Tells every watch, and those to come, to drain.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
@@ -137,6 +152,11 @@ impl Watch {
         self.touch();
         let timeout = self.state.timeout.get().min(millis(timeout));
         self.state.timeout.set(timeout);
+    }
+
+    /// Wants the task to be woken by [`Sweep::rouse`] as well.
+    pub(crate) fn listen(&self) {
+        self.state.listens.set(true);
     }
 
     /// Allows any silence.
@@ -194,6 +214,10 @@ impl State {
             Signal::Alarm => pending.alarm = true,
         }
         self.pending.set(pending);
+        self.call();
+    }
+
+    fn call(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

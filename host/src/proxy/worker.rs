@@ -21,6 +21,10 @@ use crate::upstream::{Balancer, Endpoint, Pools, Upstream};
 /// four reads where one does.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
+/// Sessions that move to another version of a plugin before the others get a turn. Each takes some
+/// ten microseconds.
+const SESSIONS_AT_ONCE: usize = 64;
+
 /// State of one worker thread.
 pub(crate) struct Worker {
     pub(crate) sweep: Rc<Sweep>,
@@ -159,9 +163,22 @@ impl Worker {
             self.sweep.advance(now - last);
             last = now;
             self.pools.sweep();
+            if self.instances.refresh() {
+                self.rouse().await;
+            }
             if let Some(access_log) = &self.access_log {
                 access_log.flush();
             }
+        }
+    }
+
+    /// Lets the sessions look at which versions of plugins are assigned to them: a few at a time, so
+    /// that those that have something to say do not wait for those that do not.
+    async fn rouse(&self) {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.sweep.rouse(from, SESSIONS_AT_ONCE);
+            tokio::task::yield_now().await;
         }
     }
 

@@ -141,6 +141,9 @@ label!(
         Open = "open",
         Message = "message",
         Close = "close",
+        Snapshot = "snapshot",
+        Restore = "restore",
+        Release = "release",
     }
 );
 
@@ -203,7 +206,7 @@ impl<L: Label, T, const N: usize> Index<L> for By<L, T, N> {
 
 pub(crate) type ByDirection<T> = By<Direction, T, 2>;
 pub(crate) type ByFate<T> = By<Fate, T, 6>;
-pub(crate) type ByPhase<T> = By<Phase, T, 7>;
+pub(crate) type ByPhase<T> = By<Phase, T, 10>;
 
 /// What one worker counts. Only that worker writes it.
 // Cells of two workers never share a cache line, nor the pair of lines a prefetch brings.
@@ -262,6 +265,74 @@ pub(crate) struct PluginMetrics {
     pub(crate) instances_replaced: Counter,
 }
 
+/// What one worker counts for one version of a plugin.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct VersionMetrics {
+    /// Sessions that are on it.
+    pub(crate) sessions: Gauge,
+    /// Of any phase; how many there were is in here as well.
+    pub(crate) call_time: Histogram,
+    /// Calls that ended their instance.
+    pub(crate) failures: Counter,
+    /// Those of them that took too long.
+    pub(crate) timeouts: Counter,
+    /// Sessions that came to it from another version, and that it refused.
+    pub(crate) moved: Counter,
+    pub(crate) refused: Counter,
+}
+
+/// What all workers count for one version of a plugin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct VersionFigures {
+    pub(crate) sessions: u64,
+    pub(crate) calls: u64,
+    pub(crate) failures: u64,
+    pub(crate) timeouts: u64,
+    pub(crate) moved: u64,
+    pub(crate) refused: u64,
+    /// Half of the calls, and all but one in a hundred, took no longer: the upper end of a bucket.
+    /// None: there were none, or they took longer than any bucket holds.
+    pub(crate) median: Option<Duration>,
+    pub(crate) percentile_99: Option<Duration>,
+}
+
+impl VersionFigures {
+    /// Adds up.
+    pub(crate) fn sum(cells: &[Arc<VersionMetrics>]) -> Self {
+        let of = |value: fn(&VersionMetrics) -> u64| cells.iter().map(|cells| value(cells)).sum();
+        let mut buckets = [0; BUCKETS.len() + 1];
+        for cells in cells {
+            for (sum, bucket) in buckets.iter_mut().zip(&cells.call_time.buckets) {
+                *sum += bucket.value();
+            }
+        }
+        Self {
+            sessions: of(|cells| cells.sessions.value()),
+            calls: buckets.iter().sum(),
+            failures: of(|cells| cells.failures.value()),
+            timeouts: of(|cells| cells.timeouts.value()),
+            moved: of(|cells| cells.moved.value()),
+            refused: of(|cells| cells.refused.value()),
+            median: quantile(&buckets, 50),
+            percentile_99: quantile(&buckets, 99),
+        }
+    }
+}
+
+/// Returns the upper end of the bucket below which `percent` of all observations are.
+fn quantile(buckets: &[u64], percent: u64) -> Option<Duration> {
+    let all: u64 = buckets.iter().sum();
+    let wanted = (all * percent).div_ceil(100);
+    let mut seen = 0;
+    let bucket = buckets.iter().position(|count| {
+        seen += count;
+        seen >= wanted
+    });
+    let end = BUCKETS.get(bucket.filter(|_| all > 0)?)?;
+    Some(Duration::from_nanos(*end))
+}
+
 /// What one worker counts for an endpoint.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -317,6 +388,22 @@ mod tests {
         }
         let counts = histogram.buckets.each_ref().map(Counter::value);
         assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn quantiles_are_upper_ends_of_buckets_over_all_workers() {
+        let cells = [Arc::new(VersionMetrics::default()), Arc::default()];
+        assert_eq!(VersionFigures::sum(&cells), VersionFigures::default());
+        for (n, nanos) in (0..100).zip([900, 900, 2_000, 40_000].into_iter().cycle()) {
+            cells[n % 2].call_time.observe(Duration::from_nanos(nanos));
+        }
+        let figures = VersionFigures::sum(&cells);
+        assert_eq!(figures.calls, 100);
+        assert_eq!(figures.median, Some(Duration::from_micros(1)));
+        assert_eq!(figures.percentile_99, Some(Duration::from_micros(50)));
+        cells[0].call_time.observe(Duration::from_secs(1));
+        cells[1].call_time.observe(Duration::from_secs(1));
+        assert_eq!(VersionFigures::sum(&cells).percentile_99, None);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use http::StatusCode;
 use super::*;
 use crate::config::{
     Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Limits, Liveness,
-    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, SiteName, UpstreamTls,
-    Variable, WebSocket,
+    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, SiteName, SwapPolicy,
+    UpstreamTls, Variable, WebSocket,
 };
 
 #[test]
@@ -65,6 +65,7 @@ fn what_a_file_leaves_out_has_its_default() {
     assert_eq!(plugin.module, Module::Builtin("redact".to_owned()));
     assert_eq!(plugin.config, "{}");
     assert_eq!(plugin.on_failure, OnFailure::Closed);
+    assert_eq!(plugin.swap, SwapPolicy::NextMessage);
     let limits = PluginLimits {
         call_timeout: Duration::from_millis(5),
         memory_bytes: 16 << 20,

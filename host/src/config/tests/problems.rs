@@ -459,6 +459,25 @@ fn plugins_and_chains_are_explained_where_they_stand() {
         ),
         (
             MODULE,
+            r#"+swap = "now""#,
+            &[
+                r#"7:1: plugins.redact.swap: expected "next-message", "next-session" or a table such as { drain_by = "30s" }, found "now""#,
+            ],
+        ),
+        (
+            MODULE,
+            r#"+swap = { drain_by = "soon" }"#,
+            &[
+                r#"7:10: plugins.redact.swap.drain_by: expected a duration such as "15s" or "1h30m" (units: ms, s, m, h, d), found "soon""#,
+            ],
+        ),
+        (
+            MODULE,
+            "+swap = {}",
+            &[r#"7:1: plugins.redact.swap.drain_by: missing; expected a duration such as "30s""#],
+        ),
+        (
+            MODULE,
             r#"+isolation = "session""#,
             &[
                 "7:1: plugins.redact.isolation: not supported in this release; a plugin has one instance per worker",

@@ -12,12 +12,14 @@
 //! | `send-client:TEXT`, `send-service:TEXT` | TEXT is sent there; the message is dropped |
 //! | `echo-back` | the message is sent back to where it came from and dropped |
 //! | `count` | the sender is told how many messages of the session were seen, this one included; dropped |
+//! | `past` | the sender is told the versions by `name` that the session came to by swaps; dropped |
 //! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
 //! | anything else | passes |
 //!
 //! `obey` is the end whose messages are obeyed: `client` (default), `service`, `both`, or `nobody`, and
 //! then no session is watched. A message to several of these plugins names the one it is for: `b/drop` is
-//! obeyed by the one with `name = "b"` only. `hello` is sent to the client when a session opens.
+//! obeyed by the one with `name = "b"` only. `hello` is sent to the client when a session opens. With
+//! `refuse = "error"`, or `"panic"`, no session is taken over from another version.
 //!
 //! Requests for `/deny` are answered with 403, the field `x-denied-by: NAME` and the body
 //! `denied by NAME`. Otherwise a request gets, and a response gets, one more field `x-script: NAME`. The end
@@ -25,10 +27,11 @@
 
 use std::error::Error;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tidegate_plugin::{
-    Answer, Ending, Handshake, Kinds, Message, MessageVerdict, Messages, OnRequest, OnResponse,
-    Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side, Subscription, Verdict, log,
+    Answer, Ending, Handover, Handshake, Kinds, Message, MessageVerdict, Messages, OnRequest,
+    OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side, Subscription,
+    Verdict, log,
 };
 
 struct Script(Config);
@@ -41,6 +44,14 @@ struct Config {
     #[serde(default)]
     obey: Obey,
     hello: Option<String>,
+    refuse: Option<Refuse>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Refuse {
+    Error,
+    Panic,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -53,9 +64,13 @@ enum Obey {
     Nobody,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Session {
     seen: u64,
     facts: String,
+    /// Names of the versions that it has been on before this one.
+    #[serde(default)]
+    past: Vec<String>,
 }
 
 impl Plugin for Script {
@@ -86,6 +101,17 @@ impl OnResponse for Script {
     }
 }
 
+impl Script {
+    fn subscription(&self) -> Option<Subscription> {
+        match self.0.obey {
+            Obey::Client => Some(Subscription::only(Side::Client, Kinds::TEXT)),
+            Obey::Service => Some(Subscription::only(Side::Service, Kinds::TEXT)),
+            Obey::Both => Some(Subscription::both(Kinds::TEXT)),
+            Obey::Nobody => None,
+        }
+    }
+}
+
 impl Messages for Script {
     type Session = Session;
 
@@ -97,18 +123,13 @@ impl Messages for Script {
         if let Some(hello) = &self.0.hello {
             out.send_text(Side::Client, hello);
         }
-        let subscription = match self.0.obey {
-            Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
-            Obey::Service => Subscription::only(Side::Service, Kinds::TEXT),
-            Obey::Both => Subscription::both(Kinds::TEXT),
-            Obey::Nobody => return None,
-        };
         Some((
             Session {
                 seen: 0,
                 facts: facts(handshake),
+                past: Vec::new(),
             },
-            subscription,
+            self.subscription()?,
         ))
     }
 
@@ -144,6 +165,7 @@ impl Messages for Script {
             "send-service" => out.send_text(Side::Service, argument),
             "echo-back" => out.send_text(message.origin, text),
             "count" => out.send_text(message.origin, &session.seen.to_string()),
+            "past" => out.send_text(message.origin, &session.past.join(",")),
             "facts" => out.send_text(message.origin, &session.facts),
             _ => return MessageVerdict::Pass,
         }
@@ -160,7 +182,29 @@ impl Messages for Script {
     }
 }
 
-tidegate_plugin::export!(Script: OnRequest, OnResponse, Messages);
+impl Handover for Script {
+    fn adopt(&mut self, mut session: Session) -> Result<Session, Box<dyn Error>> {
+        match self.0.refuse {
+            None => {}
+            Some(Refuse::Error) => return Err("refused, as configured".into()),
+            Some(Refuse::Panic) => panic!("refused, as configured"),
+        }
+        session.past.push(self.0.name.clone());
+        Ok(session)
+    }
+
+    fn resume(
+        &mut self,
+        session: &mut Session,
+        handshake: &Handshake,
+        _: &mut Outgoing,
+    ) -> Option<Subscription> {
+        session.facts = facts(handshake);
+        self.subscription()
+    }
+}
+
+tidegate_plugin::export!(Script: OnRequest, OnResponse, Messages, Handover);
 
 fn facts(handshake: &Handshake) -> String {
     let text =

@@ -1,0 +1,146 @@
+//! The way of running sessions from one version of a plugin to another, between two messages.
+//!
+//! Which version is assigned to whom is `rollout.rs`; when a session looks is `proxy/`'s business.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::bindings::exports::tidegate::plugin::handover::State;
+use super::messages::{Link, MessageChain, Wanted};
+use super::rollout::Move;
+use super::slots::Slot;
+use super::{Cause, Failure, MessageVerdict, Sent};
+use crate::protocol::close::CloseCode;
+use crate::telemetry::Phase;
+
+/// What a swap makes of a session.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Handover {
+    /// It goes on.
+    Continue,
+    /// The swap gave it until now to end by itself.
+    Overdue,
+    /// A plugin ended it, by its verdict on what another one sent when the session came to it.
+    Closed { code: CloseCode, reason: String },
+}
+
+impl MessageChain {
+    /// Whether a plugin has been swapped since the session last looked. Costs a load per plugin.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.links.iter().any(Link::is_behind)
+    }
+
+    /// Moves the session to the versions that are assigned to it. For between two messages. What
+    /// plugins send then is appended to `sent`.
+    ///
+    /// A version that refuses the session, or fails at it, does not get it: the session stays where
+    /// it is.
+    pub(crate) fn catch_up(&mut self, sent: &mut Vec<Sent>) -> Result<Handover, Failure> {
+        for n in 0..self.links.len() {
+            let link = &mut self.links[n];
+            if !link.is_behind() {
+                continue;
+            }
+            let assignment = link.seat.assignment();
+            link.seen = assignment.number();
+            if Arc::ptr_eq(assignment.version(), link.slot.version()) {
+                continue;
+            }
+            match assignment.moves() {
+                Move::Never => {}
+                Move::Close => return Ok(Handover::Overdue),
+                Move::Now => {
+                    let mut said = Vec::new();
+                    self.move_link(n, &mut said);
+                    if let Some(MessageVerdict::Close { code, reason }) =
+                        self.pass_on(n, said, sent)?
+                    {
+                        return Ok(Handover::Closed { code, reason });
+                    }
+                }
+            }
+        }
+        Ok(Handover::Continue)
+    }
+
+    /// Moves the session to the version that is assigned in the place of plugin `n`, or leaves it.
+    fn move_link(&mut self, n: usize, said: &mut Vec<Sent>) {
+        let state = self.snapshot(n);
+        let link = &self.links[n];
+        let slot = link.seat.slot_for_session();
+        let number = slot.number_session();
+        match self.admit(&slot, number, state.as_ref(), said) {
+            Ok((wanted, life)) => {
+                let link = &mut self.links[n];
+                link.release(&mut self.time_spent);
+                slot.count_move();
+                let old = std::mem::replace(&mut link.slot, slot);
+                old.free_session(std::mem::replace(&mut link.number, number));
+                link.life = life;
+                link.wanted = wanted;
+                self.sum_up();
+            }
+            Err(why) => {
+                slot.free_session(number);
+                said.clear();
+                slot.refused(&why);
+            }
+        }
+    }
+
+    /// Asks the version that plugin `n` has now for what it knows of the session. Nothing, if it has
+    /// nothing to say, or cannot say it any more.
+    fn snapshot(&mut self, n: usize) -> Option<State> {
+        let link = &self.links[n];
+        if link.slot.exports().handover.is_none() || !link.is_open() {
+            return None;
+        }
+        let state = link
+            .slot
+            .call(Phase::Snapshot, &mut self.time_spent, |instance| {
+                instance.snapshot(link.number)
+            });
+        // The session goes on without: the next version is told that it was running before.
+        state
+            .inspect_err(|cause| link.slot.report(Phase::Snapshot, cause))
+            .ok()
+    }
+
+    /// Opens the session in another version. Returns what that wants to see, and the life of the slot
+    /// it is open in.
+    fn admit(
+        &mut self,
+        slot: &Rc<Slot>,
+        number: u32,
+        state: Option<&State>,
+        said: &mut Vec<Sent>,
+    ) -> Result<(Wanted, u32), Refusal> {
+        let exports = slot.exports();
+        if exports.messages.is_none() {
+            return Ok((Wanted::default(), slot.life()));
+        }
+        if let Some(state) = state.filter(|_| exports.handover.is_some()) {
+            let restored = slot.call(Phase::Restore, &mut self.time_spent, |instance| {
+                instance.restore(number, state)
+            });
+            restored
+                .map_err(|cause| Refusal::Failed(Phase::Restore, cause))?
+                .map_err(Refusal::Refused)?;
+        }
+        let limit = slot.allowance();
+        let handshake = &self.handshake;
+        let opened = slot.call(Phase::Open, &mut self.time_spent, |instance| {
+            instance.open(number, handshake, true, limit, said)
+        });
+        let subscription = opened.map_err(|cause| Refusal::Failed(Phase::Open, cause))?;
+        Ok((Wanted::by(subscription), slot.life()))
+    }
+}
+
+/// Why a session stays where it is.
+pub(super) enum Refusal {
+    /// What `handover.restore` returned.
+    Refused(String),
+    Failed(Phase, Cause),
+}

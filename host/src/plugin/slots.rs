@@ -1,0 +1,340 @@
+//! The places of plugins on one worker, and what runs there: an instance for exchanges, and as many
+//! as their sessions need, each replaced when a call ends it.
+//!
+//! Which calls are made, and what their failure means for an exchange or session, is left to
+//! `exchange.rs` and `messages.rs`; how one is made, to `instance.rs`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tracing::warn;
+
+use super::engine::{Compiled, Version};
+use super::handover::Refusal;
+use super::host::{Allowance, LogGate};
+use super::instance::Instance;
+use super::rollout::{Assignment, Plugin};
+use super::{Cause, Failure};
+use crate::config::OnFailure;
+use crate::telemetry::{Phase, PluginMetrics, VersionMetrics, WorkerMetrics};
+
+/// How long after a failed start the next one is tried, at first and at most.
+const MIN_BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// Failures of a plugin that are logged per second and worker.
+const MAX_REPORTS: u32 = 5;
+
+/// Sessions that one instance serves: those that a trap of another one can touch.
+const SESSIONS_PER_INSTANCE: usize = 2048;
+
+/// Instances of one worker: made when first used, and kept while a generation or session holds their
+/// plugin.
+pub(crate) struct Instances {
+    metrics: Arc<WorkerMetrics>,
+    /// By [`Plugin::id`].
+    seats: RefCell<HashMap<u64, Rc<Seat>>>,
+}
+
+/// The place of one plugin on one worker, through its versions.
+pub(super) struct Seat {
+    plugin: Arc<Plugin>,
+    metrics: Arc<PluginMetrics>,
+    assignment: RefCell<Arc<Assignment>>,
+    /// Those of the version assigned that may take sessions; the first one serves exchanges.
+    slots: RefCell<Vec<Rc<Slot>>>,
+}
+
+/// The place of one instance of a version, or of the next one.
+pub(super) struct Slot {
+    version: Arc<Version>,
+    metrics: Arc<PluginMetrics>,
+    version_metrics: Arc<VersionMetrics>,
+    /// For what the plugin writes.
+    log: Arc<LogGate>,
+    /// For what the host writes about its failures.
+    reports: LogGate,
+    live: RefCell<Option<Instance>>,
+    /// Instances that have ended. A session open in an earlier life is not known to this one.
+    life: Cell<u32>,
+    sessions: RefCell<Slab<()>>,
+    back_off: Cell<Option<BackOff>>,
+}
+
+#[derive(Clone, Copy)]
+struct BackOff {
+    delay: Duration,
+    until: Instant,
+}
+
+impl Instances {
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Self {
+        Self {
+            metrics,
+            seats: RefCell::default(),
+        }
+    }
+
+    /// Lets go of all plugins but those `in_force`. Instances of the others go with the last session
+    /// that holds them, or now. To be called when another generation is in force; an exchange that
+    /// begins with an earlier one is served all the same.
+    pub(crate) fn retain(&self, in_force: &[Arc<Plugin>]) {
+        let ids: HashSet<u64> = in_force.iter().map(|plugin| plugin.id()).collect();
+        self.seats.borrow_mut().retain(|id, _| ids.contains(id));
+    }
+
+    /// Looks whether a plugin has been swapped since the last look, in which case the sessions should
+    /// look as well. Instances of versions that are not assigned any more go with their last session.
+    pub(crate) fn refresh(&self) -> bool {
+        let seats = self.seats.borrow();
+        // Each of them, not only up to the first.
+        seats.values().filter(|seat| seat.refresh()).count() > 0
+    }
+
+    pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
+        let mut seats = self.seats.borrow_mut();
+        let seat = seats.entry(plugin.id()).or_insert_with(|| {
+            Rc::new(Seat {
+                plugin: Arc::clone(plugin),
+                metrics: self.metrics.plugin(plugin.name()),
+                assignment: RefCell::new(plugin.assignment()),
+                slots: RefCell::default(),
+            })
+        });
+        Rc::clone(seat)
+    }
+}
+
+impl Seat {
+    /// Returns the number of the assignment in force, for comparison with one that was seen.
+    pub(super) fn number(&self) -> u64 {
+        self.plugin.number()
+    }
+
+    /// Returns the assignment in force.
+    pub(super) fn assignment(&self) -> Arc<Assignment> {
+        self.refresh();
+        Arc::clone(&self.assignment.borrow())
+    }
+
+    /// Returns the slot that serves exchanges.
+    pub(super) fn slot(&self) -> Rc<Slot> {
+        self.refresh();
+        let mut slots = self.slots.borrow_mut();
+        if slots.is_empty() {
+            slots.push(self.new_slot());
+        }
+        Rc::clone(&slots[0])
+    }
+
+    /// Returns a slot that has room for a session.
+    pub(super) fn slot_for_session(&self) -> Rc<Slot> {
+        self.refresh();
+        let mut slots = self.slots.borrow_mut();
+        let has_room = |slot: &&Rc<Slot>| slot.sessions.borrow().len() < SESSIONS_PER_INSTANCE;
+        if let Some(slot) = slots.iter().find(has_room) {
+            return Rc::clone(slot);
+        }
+        let slot = self.new_slot();
+        slots.push(Rc::clone(&slot));
+        slot
+    }
+
+    /// Looks at the assignment. Returns whether it is another one than at the last look.
+    fn refresh(&self) -> bool {
+        if self.plugin.number() == self.assignment.borrow().number() {
+            return false;
+        }
+        let next = self.plugin.assignment();
+        let last = self.assignment.replace(Arc::clone(&next));
+        if !Arc::ptr_eq(last.version(), next.version()) {
+            self.slots.borrow_mut().clear();
+        }
+        true
+    }
+
+    fn new_slot(&self) -> Rc<Slot> {
+        let version = Arc::clone(self.assignment.borrow().version());
+        Rc::new(Slot {
+            metrics: Arc::clone(&self.metrics),
+            version_metrics: version.count(),
+            version,
+            log: LogGate::of_plugin(),
+            reports: LogGate::new(MAX_REPORTS),
+            live: RefCell::default(),
+            life: Cell::new(0),
+            sessions: RefCell::default(),
+            back_off: Cell::default(),
+        })
+    }
+}
+
+impl Slot {
+    pub(super) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    pub(super) fn exports(&self) -> &Compiled {
+        self.version.compiled()
+    }
+
+    /// What one call may produce.
+    pub(super) fn allowance(&self) -> Allowance {
+        Allowance::of(&self.version.declared().limits)
+    }
+
+    pub(super) fn life(&self) -> u32 {
+        self.life.get()
+    }
+
+    /// Returns a number for a session: one that is free again, or the next.
+    pub(super) fn number_session(&self) -> u32 {
+        self.version_metrics.sessions.increment();
+        let number = self.sessions.borrow_mut().insert(());
+        u32::try_from(number).expect("a worker holds fewer sessions than a u32 counts")
+    }
+
+    pub(super) fn free_session(&self, number: u32) {
+        self.version_metrics.sessions.decrement();
+        self.sessions.borrow_mut().try_remove(number as usize);
+    }
+
+    /// Calls the instance, which is made first if there is none. A failed call ends it.
+    pub(super) fn call<R>(
+        &self,
+        phase: Phase,
+        time_spent: &mut Duration,
+        call: impl FnOnce(&mut Instance) -> Result<R, Cause>,
+    ) -> Result<R, Cause> {
+        let mut live = self.live.borrow_mut();
+        let instance = match &mut *live {
+            Some(instance) => instance,
+            none => {
+                let started = Instant::now();
+                let made = self.make();
+                *time_spent += started.elapsed();
+                none.insert(made.inspect_err(|_| self.metrics.failures[phase].increment())?)
+            }
+        };
+        let started = Instant::now();
+        let result = call(instance);
+        let took = started.elapsed();
+        *time_spent += took;
+        self.metrics.calls[phase].increment();
+        self.metrics.call_time[phase].observe(took);
+        self.version_metrics.call_time.observe(took);
+        if let Err(cause) = &result {
+            self.metrics.failures[phase].increment();
+            self.version_metrics.failures.increment();
+            if matches!(cause, Cause::Timeout { .. }) {
+                self.version_metrics.timeouts.increment();
+            }
+            self.metrics.instances_replaced.increment();
+            *live = None;
+            self.life.set(self.life.get().wrapping_add(1));
+        }
+        result
+    }
+
+    /// Calls the instance if a session is open in it still. What fails here fails nothing else.
+    pub(super) fn call_if_alive(
+        &self,
+        life: u32,
+        phase: Phase,
+        time_spent: &mut Duration,
+        call: impl FnOnce(&mut Instance) -> Result<(), Cause>,
+    ) {
+        // Sessions may end while the worker unwinds out of a call.
+        let alive = self.live.try_borrow().is_ok_and(|live| live.is_some());
+        if alive
+            && life == self.life.get()
+            && let Err(cause) = self.call(phase, time_spent, call)
+        {
+            self.report(phase, &cause);
+        }
+    }
+
+    /// Applies `on_failure`: returns the failure that ends the exchange or session, or nothing if it
+    /// goes on without the plugin.
+    pub(super) fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
+        match self.version.declared().on_failure {
+            OnFailure::Closed => Err(Failure {
+                plugin: Arc::clone(self.version.name()),
+                phase,
+                cause,
+            }),
+            OnFailure::Open => {
+                // The failed start was reported; that there is no instance since then is no news.
+                if !matches!(cause, Cause::Unavailable { .. }) {
+                    self.report(phase, &cause);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn make(&self) -> Result<Instance, Cause> {
+        let now = Instant::now();
+        let back_off = self.back_off.get();
+        if let Some(BackOff { until, .. }) = back_off
+            && now < until
+        {
+            return Err(Cause::Unavailable {
+                retry_in: until - now,
+            });
+        }
+        self.metrics.calls[Phase::Configure].increment();
+        let started = Instance::start(&self.version, &self.log);
+        self.metrics.call_time[Phase::Configure].observe(now.elapsed());
+        match started {
+            Ok(instance) => {
+                self.back_off.set(None);
+                Ok(instance)
+            }
+            Err(error) => {
+                let delay = back_off
+                    .map_or(MIN_BACK_OFF, |last| last.delay * 2)
+                    .min(MAX_BACK_OFF);
+                self.back_off.set(Some(BackOff {
+                    delay,
+                    until: Instant::now() + delay,
+                }));
+                self.metrics.failures[Phase::Configure].increment();
+                let cause = Cause::from(error);
+                self.report(Phase::Configure, &cause);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Counts a session that came from another version.
+    pub(super) fn count_move(&self) {
+        self.version_metrics.moved.increment();
+    }
+
+    /// Notes that a session did not come from another version.
+    pub(super) fn refused(&self, why: &Refusal) {
+        self.version_metrics.refused.increment();
+        match why {
+            Refusal::Failed(phase, cause) => self.report(*phase, cause),
+            Refusal::Refused(reason) => {
+                if let Some(unreported) = self.reports.admit() {
+                    let plugin: &str = self.version.name();
+                    warn!(plugin, reason, unreported, "a session stays on its version");
+                }
+            }
+        }
+    }
+
+    pub(super) fn report(&self, phase: Phase, cause: &Cause) {
+        if let Some(unreported) = self.reports.admit() {
+            let plugin: &str = self.version.name();
+            let function = super::function(phase);
+            warn!(plugin, function, %cause, unreported, "plugin failed");
+        }
+    }
+}
