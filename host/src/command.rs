@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::operate::{self, Remote};
 use crate::{demo, server, telemetry};
 
 /// A reverse proxy for WebSockets and HTTP, programmable in WebAssembly.
@@ -65,6 +66,17 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Put in force what the configuration of a running proxy says now
+    ///
+    /// As SIGHUP does, but the outcome is told here.
+    #[command(after_help = "Example:\n  tidegate reload --admin 127.0.0.1:9900")]
+    Reload {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// See and replace the plugins of a running proxy
+    #[command(subcommand)]
+    Plugin(operate::Plugin),
     /// Try it: a chat behind three plugins, no file needed
     ///
     /// Starts two small chat services and a proxy with the plugins choose-endpoint, headers and
@@ -96,6 +108,8 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Run { config } => serve(&config),
         Command::Check { file } => check(&file),
+        Command::Reload { remote } => report(operate::reload(&remote)),
+        Command::Plugin(plugin) => report(plugin.run()),
         Command::Demo {
             listen,
             admin,
@@ -153,6 +167,16 @@ fn check(file: &Path) -> ExitCode {
                 say(&mut std::io::stderr(), &format!("warning: {warning}"));
             }
             say(&mut std::io::stdout(), &format!("{}: ok", file.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn report(outcome: Result<String, String>) -> ExitCode {
+    match outcome {
+        Ok(text) => {
+            say(&mut std::io::stdout(), &text);
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error),

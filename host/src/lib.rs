@@ -28,5 +28,7 @@ mod stream;
 mod telemetry;
 
 mod command;
+mod operate;
+mod remote;
 
 pub use command::run;

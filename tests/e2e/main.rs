@@ -23,6 +23,7 @@ mod drain;
 mod files;
 mod foreign_clients;
 mod forwarding;
+mod hand_over;
 mod handshake;
 mod hygiene;
 mod keep_alive;

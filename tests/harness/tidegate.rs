@@ -99,9 +99,14 @@ impl Tidegate {
             .await
     }
 
+    /// Address of the admin listener.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.expect("the configuration has an admin listener")
+    }
+
     /// Sends `GET` to the admin listener.
     pub(crate) async fn admin(&self, target: &str) -> Response {
-        let address = self.admin.expect("the configuration has an admin listener");
+        let address = self.admin_address();
         let mut connection = Connection::open(address).await;
         connection
             .exchange(&format!(

@@ -1,108 +1,196 @@
-//! The admin listener: whether the proxy takes sessions, and what it has counted.
+//! The admin listener: whether the proxy takes sessions, what it has counted, and orders to it.
 //!
-//! It runs on the control thread. What the numbers mean is in `telemetry/`.
+//! It runs on the control thread, which does what is asked for in `control.rs`. What the numbers mean
+//! is in `telemetry/`; the command line's side is `remote.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::error;
 
+use super::control::Control;
+use super::swap::Swap;
+use crate::config::{SwapPolicy, duration};
+use crate::generation::Generation;
+use crate::plugin::{Plugin, Version};
 use crate::telemetry::{self, Metrics};
 
-/// Serves until the task is dropped. `draining` is set by whoever begins the drain.
-pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, draining: Arc<AtomicBool>) {
+/// Largest module that can be handed over.
+const MAX_MODULE_BYTES: usize = 64 << 20;
+
+/// What is shown and who is asked.
+pub(crate) struct Seen {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Set by whoever begins the drain.
+    pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) in_force: Arc<ArcSwap<Generation>>,
+    pub(super) control: Control,
+}
+
+/// What all handlers share.
+type Shared = State<Arc<Seen>>;
+
+/// Serves until the task is dropped.
+pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
     let router = Router::new()
         .route("/healthz", get(health))
-        .with_state(draining)
         .route("/metrics", get(scrape))
-        .with_state(metrics)
-        .fallback(not_found);
+        .route("/v1/plugins", get(plugins))
+        .route("/v1/plugins/{name}/swap", post(swap))
+        .route("/v1/reload", post(reload))
+        .fallback(not_found)
+        .layer(middleware::from_fn(refuse_pages))
+        .layer(DefaultBodyLimit::max(MAX_MODULE_BYTES))
+        .with_state(Arc::new(seen));
     if let Err(error) = axum::serve(listener, router).await {
         error!(%error, "the admin listener ended");
     }
 }
 
+/// Orders do not come from pages: any that a browser on this machine shows could send one.
+async fn refuse_pages(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET && request.headers().contains_key(ORIGIN) {
+        return refusal(StatusCode::FORBIDDEN, "orders from web pages are refused");
+    }
+    next.run(request).await
+}
+
 /// 503 tells a load balancer to send new clients elsewhere while the old ones finish.
-async fn health(State(draining): State<Arc<AtomicBool>>) -> (StatusCode, &'static str) {
-    if draining.load(Ordering::Relaxed) {
+async fn health(State(seen): Shared) -> (StatusCode, &'static str) {
+    if seen.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ok\n")
     }
 }
 
-async fn scrape(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], metrics.encode())
+async fn scrape(State(seen): Shared) -> impl IntoResponse {
+    (
+        [(CONTENT_TYPE, telemetry::CONTENT_TYPE)],
+        seen.metrics.encode(),
+    )
 }
 
-async fn not_found() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "here are /healthz and /metrics\n")
+async fn plugins(State(seen): Shared) -> Response {
+    let generation = seen.in_force.load();
+    let plugins = generation.plugins.iter();
+    answer(&json!({ "plugins": plugins.map(|plugin| plugin_as_json(plugin)).collect::<Vec<_>>() }))
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+/// How a swap is asked for beside the module, which is the body.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwapQuery {
+    /// `next-message`, `next-session` or `drain-by:DURATION`.
+    policy: Option<String>,
+}
 
-    use super::*;
-
-    /// Asks an admin listener of its own for `path` and returns all it answers.
-    async fn get(path: &str, metrics: Arc<Metrics>, draining: bool) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        let server = tokio::spawn(serve(
-            listener,
-            metrics,
-            Arc::new(AtomicBool::new(draining)),
-        ));
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        client.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        server.abort();
-        answer
+async fn swap(
+    State(seen): Shared,
+    Path(plugin): Path<String>,
+    Query(query): Query<SwapQuery>,
+    module: Bytes,
+) -> Response {
+    let policy = match query.policy.as_deref().map(policy).transpose() {
+        Ok(policy) => policy,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, &error),
+    };
+    let swapped = seen.control.swap(Swap {
+        plugin: plugin.clone(),
+        module,
+        policy,
+    });
+    match swapped.await {
+        Ok(swapped) => answer(&json!({ "plugin": plugin, "version": swapped.version })),
+        Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
     }
+}
 
-    #[tokio::test]
-    async fn health_is_503_from_the_beginning_of_a_drain() {
-        let answer = get("/healthz", Metrics::new(1), false).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"),
-            "{answer}"
-        );
-        let answer = get("/healthz", Metrics::new(1), true).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\ndraining\n"),
-            "{answer}"
-        );
+async fn reload(State(seen): Shared) -> Response {
+    match seen.control.reload().await {
+        Ok(generation) => answer(&json!({ "generation": generation })),
+        Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
     }
+}
 
-    #[tokio::test]
-    async fn metrics_are_served_as_openmetrics() {
-        let metrics = Metrics::new(1);
-        metrics.worker(0).requests.increment();
-        let answer = get("/metrics", metrics, false).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        assert!(
-            answer.contains("content-type: application/openmetrics-text;"),
-            "{answer}"
-        );
-        assert!(answer.contains("\ntidegate_requests_total 1\n"), "{answer}");
-    }
+async fn not_found() -> Response {
+    refusal(
+        StatusCode::NOT_FOUND,
+        "here are /healthz, /metrics, /v1/plugins, /v1/plugins/NAME/swap and /v1/reload",
+    )
+}
 
-    #[tokio::test]
-    async fn any_other_path_says_what_there_is() {
-        let answer = get("/", Metrics::new(1), false).await;
-        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-        assert!(answer.contains("/healthz and /metrics"), "{answer}");
+fn policy(text: &str) -> Result<SwapPolicy, String> {
+    match text.split_once(':') {
+        None if text == "next-message" => Ok(SwapPolicy::NextMessage),
+        None if text == "next-session" => Ok(SwapPolicy::NextSession),
+        Some(("drain-by", time)) if let Some(time) = duration(time) => {
+            Ok(SwapPolicy::DrainBy(time))
+        }
+        _ => Err(format!(
+            "policy: expected `next-message`, `next-session` or `drain-by:30s`, found `{text}`"
+        )),
     }
+}
+
+fn plugin_as_json(plugin: &Plugin) -> Value {
+    let in_force = plugin.version();
+    let policy = match plugin.policy() {
+        SwapPolicy::NextMessage => json!("next-message"),
+        SwapPolicy::NextSession => json!("next-session"),
+        SwapPolicy::DrainBy(time) => json!(format!("drain-by:{}ms", time.as_millis())),
+    };
+    let mut versions = plugin.versions();
+    versions.reverse();
+    let versions = versions.iter().map(|version| version_as_json(version));
+    json!({
+        "name": &**plugin.name(),
+        "module": in_force.declared().module.to_string(),
+        "policy": policy,
+        "version": in_force.id(),
+        "versions": versions.collect::<Vec<_>>(),
+    })
+}
+
+fn version_as_json(version: &Version) -> Value {
+    let figures = version.figures();
+    let micros = |time: Option<Duration>| time.map(|time| time.as_nanos() as f64 / 1000.0);
+    json!({
+        "version": version.id(),
+        "loaded_at": seconds(version.loaded_at()),
+        "sessions": figures.sessions,
+        "calls": figures.calls,
+        "failures": figures.failures,
+        "timeouts": figures.timeouts,
+        "moved": figures.moved,
+        "refused": figures.refused,
+        "call_time_p50_us": micros(figures.median),
+        "call_time_p99_us": micros(figures.percentile_99),
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn answer(value: &Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
+}
+
+fn refusal(status: StatusCode, error: &str) -> Response {
+    (status, answer(&json!({ "error": error }))).into_response()
 }

@@ -4,7 +4,9 @@
 //! compiling. Traffic is served by the workers, each a thread with a runtime of its own.
 
 mod admin;
+mod control;
 mod reload;
+mod swap;
 mod watch;
 mod workers;
 
@@ -18,15 +20,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::{self, Config, LogFormat, LogTarget, Problem};
 use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin;
 use crate::telemetry::{AccessLogFile, Format, Metrics, Target};
-use reload::{Build, Reloader};
+use control::{Control, Signals};
+use reload::Reloader;
 use watch::ModuleWatch;
 use workers::Workers;
 
@@ -76,11 +78,11 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     }
     let config = loaded.config;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
-    let generation =
-        Generation::build(&config, &engine, None).map_err(|errors| Error::Generation {
-            name: source.name().to_owned(),
-            errors,
-        })?;
+    let built = Generation::build(&config, &engine, None).map_err(|errors| Error::Generation {
+        name: source.name().to_owned(),
+        errors,
+    })?;
+    let (generation, _) = built.commit();
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
     let access_log = config
@@ -102,15 +104,22 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         let workers = Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
             .map_err(Error::Start)?;
         let draining = Arc::new(AtomicBool::new(false));
+        let (control, requests) = Control::new();
         if let Some(listener) = admin {
-            tokio::spawn(admin::serve(listener, metrics.clone(), draining.clone()));
+            let seen = admin::Seen {
+                metrics: metrics.clone(),
+                draining: draining.clone(),
+                in_force: reloader.in_force().clone(),
+                control,
+            };
+            tokio::spawn(admin::serve(listener, seen));
         }
         // Before anyone is told that signals and changes are noticed.
         let signals = Signals::new().map_err(Error::Start)?;
         let modules = ModuleWatch::new(reloader.modules());
         info!("ready");
         ready(&addresses);
-        control(reloader, signals, modules, access_log).await;
+        control::run(reloader, signals, modules, access_log, requests).await;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
         Ok(())
@@ -126,84 +135,6 @@ pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
         errors,
     })?;
     Ok(loaded.warnings)
-}
-
-/// The signals that mean something.
-struct Signals {
-    hangup: Signal,
-    reopen: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Listens for them from now on.
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-}
-
-/// Does what signals and changed files ask for, until a signal says to stop.
-async fn control(
-    mut reloader: Reloader,
-    signals: Signals,
-    mut modules: ModuleWatch,
-    access_log: Option<Arc<AccessLogFile>>,
-) {
-    let Signals {
-        mut hangup,
-        mut reopen,
-        mut terminate,
-        mut interrupt,
-    } = signals;
-    let mut wanted = false;
-    let mut build: Option<Build> = None;
-    loop {
-        if wanted && build.is_none() {
-            wanted = false;
-            build = Some(reloader.start());
-        }
-        let built = async {
-            match &mut build {
-                Some(build) => build.done().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = reopen.recv() => {
-                if let Some(Err(error)) = access_log.as_ref().map(|log| log.reopen()) {
-                    error!(%error, "cannot open the access log anew");
-                }
-            }
-            _ = hangup.recv() => wanted = true,
-            () = modules.changed() => {
-                info!("a plugin's file has changed");
-                wanted = true;
-            }
-            built = built => {
-                build = None;
-                reloader.finish(built);
-                modules.set(reloader.modules());
-            }
-        }
-    }
-    info!("draining");
-    // A second signal says that nobody wants to wait.
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        warn!("ended by a second signal");
-        std::process::exit(1);
-    });
 }
 
 /// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.

@@ -7,9 +7,10 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::swap::{self, Preparation, Swap};
 use super::{Error, Source};
 use crate::config::{Config, Module};
-use crate::generation::Generation;
+use crate::generation::{self, Generation};
 use crate::plugin::Engine;
 use crate::telemetry::{Metrics, ReloadResult};
 
@@ -69,32 +70,44 @@ impl Reloader {
         }))
     }
 
+    /// Begins to prepare a swap, on another thread as well.
+    pub(super) fn prepare(&self, swap: Swap) -> Preparation {
+        Preparation::start(self.in_force.load_full(), self.engine.clone(), swap)
+    }
+
     /// Puts a generation in force for new sessions; those that are open keep the one they began with.
     /// If it could not be built, the one in force stays.
-    pub(super) fn finish(&mut self, built: Result<(Config, Generation), String>) {
+    pub(super) fn finish(&mut self, built: Built) -> Result<u64, String> {
         match built {
-            Ok((config, generation)) => {
+            Ok((config, built)) => {
+                let (generation, swapped) = built.commit();
+                swapped.iter().for_each(swap::end_grace_later);
                 let number = generation.number;
                 self.in_force.store(Arc::new(generation));
                 self.config = config;
                 self.metrics.set_generation(number);
                 self.metrics.reloaded(ReloadResult::Success);
                 info!(generation = number, "reloaded");
+                Ok(number)
             }
             Err(error) => {
                 self.metrics.reloaded(ReloadResult::Failure);
                 error!(error, "reload failed; the generation in force stays");
+                Err(error)
             }
         }
     }
 }
 
 /// A generation in the making.
-pub(super) struct Build(JoinHandle<Result<(Config, Generation), String>>);
+pub(super) struct Build(JoinHandle<Built>);
+
+/// The next generation and what it was built from, or why there is none.
+pub(super) type Built = Result<(Config, generation::Built), String>;
 
 impl Build {
     /// Waits for it. Cancel safe.
-    pub(super) async fn done(&mut self) -> Result<(Config, Generation), String> {
+    pub(super) async fn done(&mut self) -> Built {
         (&mut self.0)
             .await
             .unwrap_or_else(|panic| Err(panic.to_string()))
@@ -106,7 +119,7 @@ fn build(
     running: &Config,
     engine: &Engine,
     previous: &Generation,
-) -> Result<(Config, Generation), Error> {
+) -> Result<(Config, generation::Built), Error> {
     let loaded = source.load().map_err(Error::Config)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -118,12 +131,12 @@ fn build(
             key,
         });
     }
-    let generation =
+    let built =
         Generation::build(&config, engine, Some(previous)).map_err(|errors| Error::Generation {
             name: source.name().to_owned(),
             errors,
         })?;
-    Ok((config, generation))
+    Ok((config, built))
 }
 
 /// Returns the first key that differs and is only read at the start.

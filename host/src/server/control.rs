@@ -1,0 +1,196 @@
+//! What the control thread does while the workers serve: signals, changed files, and what the admin
+//! listener is asked for. Reloads and swaps are done one after the other, and prepared on another
+//! thread, since compiling takes up to seconds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::reload::{self, Build, Reloader};
+use super::swap::{self, Preparation, Swap, Swapped};
+use super::watch::ModuleWatch;
+use crate::telemetry::AccessLogFile;
+
+/// Requests that wait at most; whoever asks waits in line beyond that.
+const LONGEST_QUEUE: usize = 64;
+
+/// How to ask the control thread. Clones ask the same.
+#[derive(Clone)]
+pub(super) struct Control(mpsc::Sender<Request>);
+
+/// What the control thread is asked for.
+pub(super) enum Request {
+    /// To put in force what the configuration says now.
+    Reload(Answer<u64>),
+    Swap(Swap, Answer<Swapped>),
+}
+
+/// Who waits for an outcome, if anybody does. An error is for people.
+type Answer<T> = Option<oneshot::Sender<Result<T, String>>>;
+
+impl Control {
+    /// Returns the two ends of the line to the control thread.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (sender, receiver) = mpsc::channel(LONGEST_QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// Reloads, and returns the number of the generation in force.
+    pub(super) async fn reload(&self) -> Result<u64, String> {
+        self.ask(Request::Reload).await
+    }
+
+    /// Swaps a plugin.
+    pub(super) async fn swap(&self, swap: Swap) -> Result<Swapped, String> {
+        self.ask(|answer| Request::Swap(swap, answer)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, String> {
+        const GONE: &str = "tidegate is shutting down";
+        let (sender, receiver) = oneshot::channel();
+        let asked = self.0.send(request(Some(sender))).await;
+        asked.map_err(|_| GONE.to_owned())?;
+        receiver.await.map_err(|_| GONE.to_owned())?
+    }
+}
+
+/// The signals that mean something.
+pub(super) struct Signals {
+    hangup: Signal,
+    reopen: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens for them from now on.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// What is being prepared, and who waits for it.
+enum Work {
+    Reload(Build, Answer<u64>),
+    Swap(Preparation, Answer<Swapped>),
+}
+
+/// What has been prepared.
+enum Done {
+    Reload(Box<reload::Built>, Answer<u64>),
+    Swap(swap::Prepared, Answer<Swapped>),
+}
+
+/// Does what it is asked for, until a signal says to stop.
+pub(super) async fn run(
+    mut reloader: Reloader,
+    signals: Signals,
+    mut modules: ModuleWatch,
+    access_log: Option<Arc<AccessLogFile>>,
+    mut requests: mpsc::Receiver<Request>,
+) {
+    let Signals {
+        mut hangup,
+        mut reopen,
+        mut terminate,
+        mut interrupt,
+    } = signals;
+    let mut queue = VecDeque::new();
+    let mut work: Option<Work> = None;
+    loop {
+        if work.is_none() {
+            work = queue
+                .pop_front()
+                .map(|request| Work::begin(&reloader, request));
+        }
+        let done = async {
+            match &mut work {
+                Some(work) => work.done().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reopen.recv() => {
+                if let Some(Err(error)) = access_log.as_ref().map(|log| log.reopen()) {
+                    error!(%error, "cannot open the access log anew");
+                }
+            }
+            _ = hangup.recv() => want_reload(&mut queue),
+            () = modules.changed() => {
+                info!("a plugin's file has changed");
+                want_reload(&mut queue);
+            }
+            Some(request) = requests.recv() => queue.push_back(request),
+            done = done => {
+                work = None;
+                done.finish(&mut reloader);
+                modules.set(reloader.modules());
+            }
+        }
+    }
+    info!("draining");
+    // A second signal says that nobody wants to wait.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("ended by a second signal");
+        std::process::exit(1);
+    });
+}
+
+/// Asks for a reload that nobody waits for. One that has not begun yet does for all.
+fn want_reload(queue: &mut VecDeque<Request>) {
+    let is_reload = |request: &Request| matches!(request, Request::Reload(_));
+    if !queue.iter().any(is_reload) {
+        queue.push_back(Request::Reload(None));
+    }
+}
+
+impl Work {
+    fn begin(reloader: &Reloader, request: Request) -> Self {
+        match request {
+            Request::Reload(answer) => Self::Reload(reloader.start(), answer),
+            Request::Swap(swap, answer) => Self::Swap(reloader.prepare(swap), answer),
+        }
+    }
+
+    /// Waits until it is prepared. Cancel safe; to be called until it has returned once.
+    async fn done(&mut self) -> Done {
+        match self {
+            Self::Reload(build, answer) => {
+                Done::Reload(Box::new(build.done().await), answer.take())
+            }
+            Self::Swap(swap, answer) => Done::Swap(swap.done().await, answer.take()),
+        }
+    }
+}
+
+impl Done {
+    fn finish(self, reloader: &mut Reloader) {
+        match self {
+            Self::Reload(built, answer) => tell(answer, reloader.finish(*built)),
+            Self::Swap(prepared, answer) => tell(answer, swap::finish(prepared)),
+        }
+    }
+}
+
+/// Answers whoever asked. One who has gone away did not want to know.
+fn tell<T>(answer: Answer<T>, outcome: Result<T, String>) {
+    if let Some(answer) = answer
+        && answer.send(outcome).is_err()
+    {
+        info!("whoever asked did not wait for the answer");
+    }
+}
