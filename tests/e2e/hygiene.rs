@@ -125,8 +125,10 @@ async fn what_lacks_a_step_of_the_handshake_is_an_ordinary_request_or_refused_as
             let head = client.read_head().await;
             let what = format!("{rules}: {right:?} became {wrong:?}");
             assert_eq!(head.status(), statuses[index], "{what}");
-            let versions = head.field("sec-websocket-version");
-            assert_eq!(versions, (head.status() == 426).then_some("13"), "{what}");
+            let version = (head.status() == 426).then_some("13");
+            assert_eq!(head.field("sec-websocket-version"), version, "{what}");
+            let protocol = matches!(head.status(), 101 | 426).then_some("websocket");
+            assert_eq!(head.field("upgrade"), protocol, "{what}");
         }
     }
 }

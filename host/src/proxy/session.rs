@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -33,6 +33,7 @@ use crate::config::{Action, Respond};
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
+use crate::protocol::upgrade::WEBSOCKET;
 use crate::telemetry::{EndpointMetrics, Record};
 use crate::upstream::{self, Tried, Upstream};
 
@@ -465,6 +466,9 @@ fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
     match failure {
         Failure::BadWebSocketVersion => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            // Has to be in every 426 (RFC 9110 §15.5.22).
+            headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         Failure::Files(error) => headers.extend(error.field()),
         _ => {}
