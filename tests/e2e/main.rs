@@ -15,6 +15,7 @@ mod conformance;
 mod access_log;
 mod admin;
 mod architecture;
+mod balancing;
 mod bodies;
 mod command_line;
 mod compression;

@@ -2,11 +2,11 @@
 //! WebSocket just far enough to read what comes back. It makes no decision on its own.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::frame::Frame;
 use super::head::{self, ACCEPT, Head, Response, accepting, handshake};
@@ -64,6 +64,15 @@ impl Connection {
         let stream = within("connection", TcpStream::connect(address))
             .await
             .unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::new(stream, Role::Client)
+    }
+
+    /// Connects to an address as a client at an address of its own.
+    pub(crate) async fn open_from(client: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(client, 0)).unwrap();
+        let stream = within("connection", socket.connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::new(stream, Role::Client)
     }

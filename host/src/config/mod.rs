@@ -3,6 +3,8 @@
 //! `file.rs` has it as it is written. Names that refer to something (an upstream, a plugin, a
 //! listener) are indices here, so that nothing after this module can refer to what is not there.
 
+mod balance;
+mod endpoints;
 mod error;
 mod file;
 mod files;
@@ -131,6 +133,7 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) balance: Balance,
+    pub(crate) sticky: Option<Sticky>,
     /// Idle connections kept per worker and endpoint. Default 32; 0 keeps none.
     pub(crate) keep_alive: usize,
     /// How long an idle connection is kept. Default 60 s.
@@ -138,24 +141,62 @@ pub(crate) struct Upstream {
     pub(crate) tls: Option<UpstreamTls>,
 }
 
-/// How an upstream shares out requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How an upstream shares out requests. All of them answer as nginx does.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Balance {
     /// Smooth weighted round-robin.
     RoundRobin,
+    /// To the endpoint with the fewest exchanges and sessions open for its weight.
+    LeastConnections,
+    /// By the client's address: the first three octets of an IPv4 address, a whole IPv6 address.
+    IpHash,
+    /// To the one with fewer open, of two drawn at random.
+    RandomTwo,
+    /// By what a text stands for in the request. `consistent`: by a ring, so that an endpoint that comes
+    /// or goes moves few keys.
+    Hash { key: Template, consistent: bool },
+}
+
+/// A cookie that keeps a client at the endpoint that answered it first, for as long as that is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sticky {
+    pub(crate) cookie: String,
+    /// Default: until the browser is closed.
+    pub(crate) expires: Option<Duration>,
+    pub(crate) domain: Option<String>,
+    pub(crate) path: Option<String>,
+    pub(crate) http_only: bool,
+    pub(crate) secure: bool,
+    pub(crate) same_site: Option<SameSite>,
+}
+
+/// With which requests of other sites a cookie is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SameSite {
+    Strict,
+    Lax,
+    None,
 }
 
 /// One address of an upstream. A name in the file that resolves to several makes several of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
+    /// Host and port as written, from which the points of a hash ring are made.
+    pub(crate) written: String,
     /// At least 1. Default 1.
     pub(crate) weight: u32,
     /// Failures within `fail_timeout` that take the endpoint out. Default 1; 0 never does.
     pub(crate) max_fails: u32,
     /// How long failures count, and how long the endpoint stays out. Default 10 s.
     pub(crate) fail_timeout: Duration,
+    /// Exchanges and sessions open at once, over all workers. Default 0: any number.
+    pub(crate) max_connections: u32,
+    /// How long an endpoint that came back takes to reach its weight. Default 0: no time.
+    pub(crate) slow_start: Duration,
     pub(crate) backup: bool,
+    /// Keeps its place in the order, and gets nothing.
+    pub(crate) down: bool,
 }
 
 /// TLS towards a service.

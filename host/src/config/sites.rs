@@ -1,8 +1,9 @@
 //! Sites as they are written, and whether they can share their listeners.
 
+use super::endpoints::is_host;
 use super::plugins::Plugins;
 use super::reader::{Table, Value};
-use super::upstreams::{Upstreams, is_host};
+use super::upstreams::Upstreams;
 use super::{Certificate, Listener, Site, SiteName, file, routes};
 
 const NAME: &str =

@@ -1,13 +1,11 @@
 //! Upstreams as they are written: `[upstreams.NAME]`, and those that a route's `url` makes.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use super::reader::{Table, Value, reason};
-use super::{Balance, Endpoint, Upstream, UpstreamTls, nearest};
+use super::endpoints::{self, DEFAULT_ENDPOINT, bare_host, is_host};
+use super::reader::{Table, Value};
+use super::{Balance, Endpoint, Upstream, UpstreamTls, balance, nearest};
 
-const ENDPOINT: &str = "host:port such as \"127.0.0.1:9001\" or \"localhost:9001\"";
 const URL: &str = "a URL such as \"http://localhost:9010\"";
 
 /// All upstreams of a file, growing as routes are read.
@@ -68,10 +66,11 @@ impl<'r> Upstreams<'r> {
         if let Some(made) = made {
             return Some(self.named.len() + made);
         }
-        let endpoints = resolve(value, &url.host, url.port)
+        let endpoints = endpoints::resolve(value, &url.host, url.port)
             .into_iter()
             .map(|address| Endpoint {
                 address,
+                written: format!("{}:{}", url.host, url.port),
                 ..DEFAULT_ENDPOINT
             })
             .collect();
@@ -79,6 +78,7 @@ impl<'r> Upstreams<'r> {
             name: url.name,
             endpoints,
             balance: Balance::RoundRobin,
+            sticky: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
             tls: url.tls.then_some(UpstreamTls {
@@ -102,165 +102,30 @@ impl<'r> Upstreams<'r> {
 const DEFAULT_KEEP_ALIVE: usize = 32;
 const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-const DEFAULT_ENDPOINT: Endpoint = Endpoint {
-    address: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
-    weight: 1,
-    max_fails: 1,
-    fail_timeout: Duration::from_secs(10),
-    backup: false,
-};
-
 fn upstream(value: &Value<'_>) -> Upstream {
     check_name(value);
     let mut upstream = Upstream {
         name: value.name().to_owned(),
         endpoints: Vec::new(),
         balance: Balance::RoundRobin,
+        sticky: None,
         keep_alive: DEFAULT_KEEP_ALIVE,
         keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
         tls: None,
     };
     value.table("a table with `endpoints`", |t| {
-        if let Some(value) = t.get("balance") {
-            balance(&value);
-        }
+        let balance = t.get("balance").and_then(|value| balance::read(&value));
+        upstream.balance = balance.unwrap_or(Balance::RoundRobin);
         let mut hosts = Vec::new();
         if let Some(value) = t.require("endpoints", "a list such as [\"127.0.0.1:9001\"]") {
-            upstream.endpoints = endpoints(&value, &mut hosts);
+            upstream.endpoints = endpoints::read(&value, &upstream.balance, &mut hosts);
         }
+        upstream.sticky = t.get("sticky").and_then(|value| balance::sticky(&value));
         upstream.keep_alive = t.whole("keep_alive", 0.., DEFAULT_KEEP_ALIVE);
         upstream.keep_alive_timeout = t.duration("keep_alive_timeout", DEFAULT_KEEP_ALIVE_TIMEOUT);
         upstream.tls = t.get("tls").and_then(|value| tls(&value, &hosts));
     });
     upstream
-}
-
-/// There is one way so far, so a valid value changes nothing.
-fn balance(value: &Value<'_>) {
-    match value.as_str() {
-        Some("round-robin") => {}
-        Some("least-connections" | "ip-hash" | "random-two") => {
-            value.expected_because("\"round-robin\"", "not supported in this release");
-        }
-        Some(text) if text.starts_with("hash(") => {
-            value.expected_because("\"round-robin\"", "not supported in this release");
-        }
-        _ => value.expected("\"round-robin\""),
-    }
-}
-
-/// Reads the endpoints, and their hosts as written.
-fn endpoints<'r>(value: &Value<'r>, hosts: &mut Vec<&'r str>) -> Vec<Endpoint> {
-    let items = value.list("a list such as [\"127.0.0.1:9001\"]");
-    if items.is_empty() && value.is_list() {
-        value.problem("expected at least one endpoint, found none");
-    }
-    let mut endpoints: Vec<(String, Endpoint)> = Vec::new();
-    let mut only_backups = !items.is_empty();
-    for item in &items {
-        let (at, endpoint) = match item.is_table() {
-            true => {
-                let read = |t: &Table<'r>| (t.require("address", ENDPOINT), endpoint(t));
-                let Some((Some(at), endpoint)) = item.table(ENDPOINT, read) else {
-                    only_backups = false;
-                    continue;
-                };
-                (at, endpoint)
-            }
-            false => (item.clone(), DEFAULT_ENDPOINT),
-        };
-        only_backups &= endpoint.backup;
-        let Some((host, port)) = host_and_port(&at) else {
-            continue;
-        };
-        hosts.push(host);
-        for address in resolve(&at, host, port) {
-            match endpoints.iter().find(|(_, other)| other.address == address) {
-                Some((other, _)) => at.problem(format_args!(
-                    "{address} is already {other}; `weight` gives an endpoint a larger share"
-                )),
-                None => endpoints.push((
-                    item.key().to_owned(),
-                    Endpoint {
-                        address,
-                        ..endpoint
-                    },
-                )),
-            }
-        }
-    }
-    if only_backups {
-        value.problem("expected at least one endpoint that is no backup, found only backups");
-    }
-    endpoints
-        .into_iter()
-        .map(|(_, endpoint)| endpoint)
-        .collect()
-}
-
-/// Reads an endpoint but for its address.
-fn endpoint(t: &Table<'_>) -> Endpoint {
-    Endpoint {
-        weight: t.whole("weight", 1.., DEFAULT_ENDPOINT.weight),
-        max_fails: t.whole("max_fails", 0.., DEFAULT_ENDPOINT.max_fails),
-        fail_timeout: t.duration("fail_timeout", DEFAULT_ENDPOINT.fail_timeout),
-        backup: t.boolean("backup", DEFAULT_ENDPOINT.backup),
-        ..DEFAULT_ENDPOINT
-    }
-}
-
-fn host_and_port<'r>(value: &Value<'r>) -> Option<(&'r str, u16)> {
-    let text = value.as_str().unwrap_or_default();
-    let read = || {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        Some((bare_host(host)?, port))
-    };
-    let endpoint = read();
-    if endpoint.is_none() {
-        if text.contains("://") {
-            let why = "the scheme belongs to a route's `url` or to the upstream's `tls`";
-            value.expected_because(ENDPOINT, why);
-        } else {
-            value.expected(ENDPOINT);
-        }
-    }
-    endpoint
-}
-
-/// A host name or address, without the brackets of an IPv6 address.
-fn bare_host(host: &str) -> Option<&str> {
-    match host.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .filter(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => is_host(host).then_some(host),
-    }
-}
-
-/// Whether this could be a host name or an IPv4 address.
-pub(super) fn is_host(text: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    text.len() <= 253 && text.split('.').all(label)
-}
-
-fn resolve(value: &Value<'_>, host: &str, port: u16) -> Vec<SocketAddr> {
-    let resolved = (host, port).to_socket_addrs().and_then(|addresses| {
-        let addresses: Vec<_> = addresses.collect();
-        if addresses.is_empty() {
-            return Err(io::Error::other("it has no address"));
-        }
-        Ok(addresses)
-    });
-    resolved.unwrap_or_else(|error| {
-        value.expected_because("a host that can be resolved", reason(&error));
-        Vec::new()
-    })
 }
 
 fn tls(value: &Value<'_>, hosts: &[&str]) -> Option<UpstreamTls> {

@@ -25,10 +25,9 @@ pub(crate) async fn reach<T>(
     ending: &mut Ending,
     mut attempt: impl AsyncFnMut(&Session, &Endpoint, &mut Parts) -> Result<T, Attempt>,
 ) -> Result<(T, usize), Failure> {
-    let mut tried = Vec::new();
     let mut last_error = None;
     loop {
-        let chosen = match session.choose(upstream, head, &tried, ending) {
+        let chosen = match session.choose(upstream, head, ending) {
             Ok(chosen) => chosen,
             // The last attempt tells more than that there is none left.
             Err(Failure::Upstream(none)) => return Err(last_error.unwrap_or(none).into()),
@@ -38,7 +37,7 @@ pub(crate) async fn reach<T>(
         session.remember(head, Some(endpoint.address));
         let failed = match attempt(session, endpoint, head).await {
             Ok(answer) => {
-                endpoint.state.health.success();
+                endpoint.succeeded();
                 return Ok((answer, chosen.index));
             }
             Err(failed) => failed,
@@ -54,7 +53,7 @@ pub(crate) async fn reach<T>(
             }
             Attempt::NothingSent(error) => {
                 session.attempt_failed(upstream, &chosen, &error);
-                tried.push(chosen.index);
+                session.search.failed(chosen.index);
                 last_error = Some(error);
             }
         }

@@ -53,10 +53,15 @@ impl Ending {
     }
 
     /// Counts the exchange as open at an endpoint, and no longer at the one before.
-    pub(crate) fn opens(&mut self, endpoint: &Endpoint, metrics: &Arc<EndpointMetrics>) {
+    pub(crate) fn opens(
+        &mut self,
+        endpoint: &Endpoint,
+        open: Open,
+        metrics: &Arc<EndpointMetrics>,
+    ) {
         self.closes();
         metrics.open.increment();
-        self.endpoint = Some((endpoint.state.opened(), metrics.clone()));
+        self.endpoint = Some((open, metrics.clone()));
         if let Some(record) = &mut self.record {
             record.endpoint = Some(endpoint.address);
             record.attempts += 1;

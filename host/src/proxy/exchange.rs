@@ -9,6 +9,7 @@ use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::affinity;
 use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::ending::Ending;
@@ -71,6 +72,7 @@ pub(crate) async fn run(
         ));
     }
     head::for_client(&mut head, &incoming)?;
+    affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
     let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
     session.judge(Response::from_parts(head, body))
 }

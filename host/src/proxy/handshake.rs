@@ -15,6 +15,7 @@ use hyper::client::conn::http1::Parts as ConnectionParts;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::affinity;
 use super::attempts::{Attempt, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::client::Handover;
@@ -127,6 +128,7 @@ pub(crate) async fn run(
         Answer::Ordinary(response, sender) => {
             let (mut head, incoming) = response.into_parts();
             head::for_client(&mut head, &incoming)?;
+            affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
             let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
             return session.judge(Response::from_parts(head, body));
         }
@@ -151,6 +153,7 @@ pub(crate) async fn run(
         .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     // Some services send one with a 101; it means nothing there (RFC 9110 §8.6).
     response.headers.remove(http::header::CONTENT_LENGTH);
+    affinity::set_cookie(session, upstream, endpoint, &mut response.headers);
     let response = Response::from_parts(response, ResponseBody::fixed(bytes::Bytes::new()));
     let response = session.judge(response)?;
 

@@ -259,7 +259,8 @@ fn argument<'a>(query: &'a str, name: &str) -> &'a str {
         .map_or("", |(_, value)| value)
 }
 
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+/// Returns the value of a cookie; empty if there is none of that name.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     let lines = headers
         .get_all(COOKIE)
         .iter()

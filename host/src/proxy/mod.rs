@@ -3,6 +3,7 @@
 //! `session.rs` is the path; the other files are its steps. Sockets are accepted in `downstream/`,
 //! endpoints and their connections live in `upstream/`.
 
+mod affinity;
 mod attempts;
 mod body;
 mod client;

@@ -28,14 +28,14 @@ use super::failure::Failure;
 use super::handshake::Offer;
 use super::head::{self, Hop, Variables};
 use super::worker::{InForce, Worker};
-use super::{exchange, expires, files, handshake};
+use super::{affinity, exchange, expires, files, handshake};
 use crate::config::{Action, Respond};
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
 use crate::protocol::upgrade::WEBSOCKET;
 use crate::telemetry::{EndpointMetrics, Record};
-use crate::upstream::{self, Tried, Upstream};
+use crate::upstream::{self, Search, Upstream};
 
 /// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
 const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
@@ -62,6 +62,7 @@ pub(crate) struct Session {
     pub(crate) facts: Arc<Facts>,
     /// None: the route has no plugins.
     pub(crate) chain: Option<ChainRun>,
+    pub(crate) search: Search,
     /// The upgrade that is asked for and allowed.
     offer: Option<Offer>,
     /// What belongs to the client's connection.
@@ -227,6 +228,7 @@ impl Session {
             is_handshake: offer.is_some(),
             max_header_bytes: limits.max_header_bytes,
         });
+        let search_from = facts.remote;
         let chain = (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
         Ok(Self {
             worker,
@@ -234,6 +236,7 @@ impl Session {
             route,
             facts,
             chain,
+            search: Search::new(search_from),
             offer,
             hop: Hop::default(),
             shown: None,
@@ -269,6 +272,8 @@ impl Session {
             self.remember(head, None);
             return self.judge(response);
         };
+        // Before the head becomes one for the service: keys and cookies are the client's.
+        affinity::prefer(self, upstream, head);
         match self.offer.take() {
             None => exchange::run(self, upstream, head, body.take(), ending).await,
             // Boxed: it is larger than an exchange, and every request would have to make room for it.
@@ -344,26 +349,26 @@ impl Session {
         response
     }
 
-    /// Chooses the endpoint of the next attempt: a plugin's choice first, else whose turn it is.
+    /// Chooses the endpoint of the next attempt: a plugin's choice first, else as the upstream
+    /// shares out requests.
     pub(crate) fn choose(
         &mut self,
         upstream: &Upstream,
         head: &mut Parts,
-        tried: &Tried,
         ending: &mut Ending,
     ) -> Result<Chosen, Failure> {
-        let index = match self.plugin_choice(upstream, head, tried)? {
-            Some(index) if upstream.take(index) => Some(index),
-            _ => self.worker.balancer.pick(upstream, tried),
-        };
+        let taken = self
+            .plugin_choice(upstream, head)?
+            .and_then(|index| upstream.take(index))
+            .or_else(|| self.worker.balancer.pick(upstream, &mut self.search));
         let no_endpoint = || upstream::Error::NoEndpoint {
             upstream: upstream.name.clone(),
         };
-        let index = index.ok_or_else(no_endpoint)?;
+        let (index, open) = taken.ok_or_else(no_endpoint)?;
         let endpoint = &upstream.endpoints[index];
         let metrics = self.worker.endpoint_metrics(upstream, endpoint);
         metrics.picks.increment();
-        ending.opens(endpoint, &metrics);
+        ending.opens(endpoint, open, &metrics);
         Ok(Chosen { index, metrics })
     }
 
@@ -371,13 +376,12 @@ impl Session {
         &mut self,
         upstream: &Upstream,
         head: &mut Parts,
-        tried: &Tried,
     ) -> Result<Option<usize>, Failure> {
         let Some(chain) = self.chain.as_mut().filter(|chain| chain.chooses()) else {
             return Ok(None);
         };
         let candidates: Vec<_> = upstream
-            .candidates(tried)
+            .candidates(&self.search)
             .into_iter()
             .filter_map(|index| {
                 let open = upstream.endpoints[index].state.open();

@@ -14,6 +14,8 @@ pub(crate) struct Health {
     failed: AtomicU64,
     /// When the endpoint was last given a chance after failing.
     checked: AtomicU64,
+    /// When it came back, or joined a group that was running; 0: it has been there all along.
+    risen: AtomicU64,
 }
 
 impl Health {
@@ -49,11 +51,27 @@ impl Health {
     }
 
     /// Forgets failures once an attempt made after the last of them has succeeded.
-    pub(crate) fn success(&self) {
+    pub(crate) fn success(&self, max_fails: u32) {
         if self.fails.load(Ordering::Relaxed) != 0
             && self.failed.load(Ordering::Relaxed) < self.checked.load(Ordering::Relaxed)
         {
-            self.fails.store(0, Ordering::Relaxed);
+            let fails = self.fails.swap(0, Ordering::Relaxed);
+            if max_fails != 0 && fails >= max_fails {
+                self.rises(now());
+            }
+        }
+    }
+
+    /// Notes that the endpoint is there again, or for the first time.
+    pub(crate) fn rises(&self, now: u64) {
+        self.risen.store(now, Ordering::Relaxed);
+    }
+
+    /// Returns how long the endpoint has been back, in milliseconds. None: it was never away.
+    pub(crate) fn back_for(&self, now: u64) -> Option<u64> {
+        match self.risen.load(Ordering::Relaxed) {
+            0 => None,
+            risen => Some(now.saturating_sub(risen)),
         }
     }
 
@@ -89,8 +107,9 @@ mod tests {
             !health.is_up(2, TIMEOUT, 12_002),
             "a second request must not probe"
         );
-        health.success();
+        health.success(2);
         assert!(health.is_up(2, TIMEOUT, 12_002));
+        assert!(health.back_for(now()).is_some());
     }
 
     #[test]
@@ -106,7 +125,8 @@ mod tests {
     fn a_success_begun_before_the_failure_forgives_nothing() {
         let health = Health::default();
         health.failure(1_000);
-        health.success();
+        health.success(1);
+        assert_eq!(health.back_for(1_001), None);
         assert!(!health.is_up(1, TIMEOUT, 1_001));
     }
 }

@@ -5,31 +5,41 @@
 
 mod body;
 mod connect;
+mod endpoint;
+mod hash;
 mod health;
 mod pick;
 mod pool;
+mod sticky;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::config;
+use crate::config::{self, Template};
+use hash::Ring;
 
 pub(crate) use body::{BodyProblem, BodyProgress, RequestBody};
 pub(crate) use connect::{Sending, http1};
-pub(crate) use health::Health;
-pub(crate) use pick::{Balancer, Tried};
+pub(crate) use endpoint::{Endpoint, EndpointState, Open};
+pub(crate) use hash::Key;
+pub(crate) use pick::{Balancer, Search};
 pub(crate) use pool::{Pools, Sender};
+pub(crate) use sticky::Sticky;
 
 /// Why the service could not be reached or did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("upstream `{upstream}` has no endpoint left to try")]
+    /// nginx says it in these words.
+    #[error("no live upstreams in `{upstream}`")]
     NoEndpoint { upstream: String },
     #[error("cannot connect to {address}")]
     Connect {
@@ -63,6 +73,10 @@ pub(crate) struct Upstream {
     pub(crate) host: Option<HeaderValue>,
     /// In the order of the configuration.
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) balance: Balance,
+    pub(crate) sticky: Option<Sticky>,
+    /// Of all endpoints; those chosen by weight have no backups among them.
+    total_weight: u64,
     /// Idle connections kept per worker and endpoint.
     pub(crate) keep_alive: usize,
     pub(crate) keep_alive_timeout: Duration,
@@ -76,28 +90,15 @@ pub(crate) struct Tls {
     settings: config::UpstreamTls,
 }
 
-/// One address of an upstream.
-pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    /// [`Self::address`] as text.
-    pub(crate) name: Arc<str>,
-    pub(crate) weight: u32,
-    pub(crate) backup: bool,
-    max_fails: u32,
-    fail_timeout: Duration,
-    pub(crate) state: Arc<EndpointState>,
+/// How an upstream shares out requests, with what is worked out of its endpoints beforehand.
+pub(crate) enum Balance {
+    RoundRobin,
+    LeastConnections,
+    IpHash,
+    RandomTwo,
+    Hash { key: Template },
+    Ring { key: Template, ring: Ring },
 }
-
-/// What all workers know of an endpoint. It outlives reloads that keep the address.
-pub(crate) struct EndpointState {
-    /// Unique in the process; key of the pools.
-    pub(crate) id: u64,
-    pub(crate) health: Health,
-    open: AtomicU32,
-}
-
-/// An exchange or session counted as open at an endpoint until this is dropped.
-pub(crate) struct Open(Arc<EndpointState>);
 
 impl Upstream {
     /// Whether this is what `settings` name, so that what is known of its endpoints still holds.
@@ -141,67 +142,51 @@ impl Upstream {
             id: same.map_or_else(|| NEXT_ID.fetch_add(1, Ordering::Relaxed), |old| old.id),
             name: settings.name.clone(),
             host: HeaderValue::from_str(&settings.name).ok(),
+            balance: Balance::new(&settings.balance, &endpoints),
+            sticky: settings
+                .sticky
+                .as_ref()
+                .map(|settings| Sticky::new(settings, &endpoints)),
+            total_weight: endpoints.iter().map(|e| u64::from(e.weight)).sum(),
             endpoints,
             keep_alive: settings.keep_alive,
             keep_alive_timeout: settings.keep_alive_timeout,
             tls,
         })
     }
-}
 
-impl Endpoint {
-    fn new(settings: &config::Endpoint, previous: Option<&Upstream>) -> Self {
-        let kept = previous
-            .and_then(|old| {
-                old.endpoints
-                    .iter()
-                    .find(|old| old.address == settings.address)
-            })
-            .map(|old| old.state.clone());
-        Self {
-            address: settings.address,
-            name: settings.address.to_string().into(),
-            weight: settings.weight,
-            backup: settings.backup,
-            max_fails: settings.max_fails,
-            fail_timeout: settings.fail_timeout,
-            state: kept.unwrap_or_else(EndpointState::new),
+    /// Returns what is known of an address.
+    fn state(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
+        let mut endpoints = self.endpoints.iter();
+        let known = endpoints.find(|endpoint| endpoint.address == address)?;
+        Some(known.state.clone())
+    }
+
+    /// Returns what a request is chosen by, if it is a text made from the request.
+    pub(crate) fn key(&self) -> Option<&Template> {
+        match &self.balance {
+            Balance::Hash { key } | Balance::Ring { key, .. } => Some(key),
+            _ => None,
         }
     }
-
-    fn is_same(&self, other: &Self) -> bool {
-        self.address == other.address
-            && self.weight == other.weight
-            && self.backup == other.backup
-            && self.max_fails == other.max_fails
-            && self.fail_timeout == other.fail_timeout
-    }
 }
 
-impl EndpointState {
-    fn new() -> Arc<Self> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            health: Health::default(),
-            open: AtomicU32::new(0),
-        })
-    }
-
-    /// Returns the exchanges and sessions open now, over all workers.
-    pub(crate) fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more until the guard is dropped.
-    pub(crate) fn opened(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Open(self.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+impl Balance {
+    fn new(settings: &config::Balance, endpoints: &[Endpoint]) -> Self {
+        match settings {
+            config::Balance::RoundRobin => Self::RoundRobin,
+            config::Balance::LeastConnections => Self::LeastConnections,
+            config::Balance::IpHash => Self::IpHash,
+            config::Balance::RandomTwo => Self::RandomTwo,
+            config::Balance::Hash { key, consistent } => {
+                let key = key.clone();
+                if *consistent {
+                    let ring = Ring::new(endpoints);
+                    Self::Ring { key, ring }
+                } else {
+                    Self::Hash { key }
+                }
+            }
+        }
     }
 }

@@ -1,16 +1,39 @@
-//! The choice of an endpoint by smooth weighted round-robin, as nginx makes it.
+//! The choice of an endpoint, as nginx makes it.
 //!
-//! Whether an endpoint is up is `health.rs`'s knowledge. A plugin's choice comes in as an index,
-//! carried by the session; this module never meets a plugin.
+//! Whether an endpoint is up is `health.rs`'s knowledge, and what an address or a key hashes to is
+//! `hash.rs`'s. A plugin's choice comes in as an index, carried by the session; this module never meets a
+//! plugin.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 
 use foldhash::HashMap;
 
-use super::{Endpoint, Upstream, health};
+use super::hash::{Key, Ring, ip_hash};
+use super::turns::{Turn, fresh, is_busier, least, turn};
+use super::{Balance, Endpoint, Open, Upstream, health};
 
-/// Indices of the endpoints already tried for a request.
-pub(crate) type Tried = Vec<usize>;
+/// After so many endpoints that were out, a hash or two draws give way to whose turn it is.
+const MISSES: u32 = 20;
+
+/// What `ip-hash` begins with.
+const IP_HASH_SEED: u32 = 89;
+
+/// The search of one request for an endpoint, from its first attempt to its last.
+pub(crate) struct Search {
+    client: IpAddr,
+    key: Key,
+    /// Where the client's cookie says it belongs.
+    sticky: Option<usize>,
+    /// Indices of the endpoints that failed.
+    tried: Vec<usize>,
+    /// As far as the client's address or the key has been hashed.
+    hash: Option<u32>,
+    /// Hashes of the key so far.
+    hashes: u32,
+    /// Endpoints found that were out.
+    misses: u32,
+}
 
 /// The order in which one worker goes round, per upstream.
 pub(crate) struct Balancer {
@@ -19,11 +42,45 @@ pub(crate) struct Balancer {
     rounds: RefCell<HashMap<u32, Vec<Turn>>>,
 }
 
-/// State of one endpoint in the round.
-#[derive(Clone, Copy)]
-struct Turn {
-    current: i64,
-    effective: i64,
+impl Search {
+    /// Begins the search of a client's request.
+    pub(crate) fn new(client: IpAddr) -> Self {
+        Self {
+            client,
+            key: Key::default(),
+            sticky: None,
+            tried: Vec::new(),
+            hash: None,
+            hashes: 0,
+            misses: 0,
+        }
+    }
+
+    /// Says what the request is chosen by, and where its cookie says that it belongs.
+    pub(crate) fn prefer(&mut self, key: Key, sticky: Option<usize>) {
+        self.key = key;
+        self.sticky = sticky;
+    }
+
+    /// Returns where the client's cookie says that it belongs.
+    pub(crate) fn sticky(&self) -> Option<usize> {
+        self.sticky
+    }
+
+    /// Notes that an endpoint failed this request.
+    pub(crate) fn failed(&mut self, index: usize) {
+        self.tried.push(index);
+    }
+
+    fn may_try(&self, index: usize) -> bool {
+        !self.tried.contains(&index)
+    }
+
+    /// Counts an endpoint that was out. False: there were too many of them.
+    fn may_miss(&mut self) -> bool {
+        self.misses += 1;
+        self.misses <= MISSES
+    }
 }
 
 impl Balancer {
@@ -39,63 +96,139 @@ impl Balancer {
         self.rounds.borrow_mut().retain(|id, _| in_force(*id));
     }
 
-    /// Takes the endpoint whose turn it is among those that are up and untried; backups only when
-    /// every other one is out. None: there is nothing left to try.
-    pub(crate) fn pick(&self, upstream: &Upstream, tried: &Tried) -> Option<usize> {
+    /// Takes an endpoint among those that are up and untried: the one where the client belongs, else as
+    /// the upstream shares out requests; backups only when every other one is out. None: there is nothing
+    /// left to try.
+    pub(crate) fn pick(&self, upstream: &Upstream, search: &mut Search) -> Option<(usize, Open)> {
         let now = health::now();
-        let mut rounds = self.rounds.borrow_mut();
-        let turns = rounds.entry(upstream.id).or_insert_with(|| {
-            let mut turns = fresh(upstream);
-            for _ in 0..self.offset % upstream.endpoints.len().max(1) {
-                turn(upstream, &mut turns, |endpoint| !endpoint.backup);
-            }
-            turns
-        });
         for backup in [false, true] {
-            // A lost race for the one probe of an endpoint that failed leaves the others.
-            let mut lost = Vec::new();
-            while let Some(index) = turn_where(upstream, turns, |index, endpoint| {
-                endpoint.backup == backup
-                    && !tried.contains(&index)
-                    && !lost.contains(&index)
-                    && upstream.is_up(endpoint, now)
-            }) {
-                if upstream.claim(&upstream.endpoints[index], now) {
-                    return Some(index);
-                }
-                lost.push(index);
+            let belongs = search.sticky.filter(|&index| {
+                upstream.endpoints.get(index).map(|e| e.backup) == Some(backup)
+                    && search.may_try(index)
+            });
+            let taken = belongs
+                .and_then(|index| upstream.take_at(index, now))
+                .or_else(|| self.led_to(upstream, search, now).filter(|_| !backup))
+                .or_else(|| self.whose_turn(upstream, search, backup, now, |_| true));
+            if taken.is_some() {
+                return taken;
             }
         }
         None
     }
 
+    /// Takes the endpoint that the request itself leads to, or one of two drawn. None: the upstream does
+    /// not choose so, or too many that it led to are out.
+    fn led_to(&self, upstream: &Upstream, search: &mut Search, now: u64) -> Option<(usize, Open)> {
+        match &upstream.balance {
+            _ if upstream.is_alone() => None,
+            Balance::RoundRobin | Balance::LeastConnections => None,
+            Balance::IpHash => upstream.by_hash(search, now, |search| {
+                let hash = search.hash.unwrap_or(IP_HASH_SEED);
+                ip_hash(hash, search.client)
+            }),
+            Balance::Hash { .. } | Balance::Ring { .. } if search.key.is_empty() => None,
+            Balance::Hash { .. } => upstream.by_hash(search, now, |search| {
+                let hash = search.key.hash(search.hashes);
+                search.hashes += 1;
+                search.hash.unwrap_or(0).wrapping_add(hash)
+            }),
+            Balance::Ring { ring, .. } => self.by_ring(upstream, ring, search, now),
+            Balance::RandomTwo => upstream.by_chance(search, now),
+        }
+    }
+
+    /// Follows the ring until an endpoint is up.
+    fn by_ring(
+        &self,
+        upstream: &Upstream,
+        ring: &Ring,
+        search: &mut Search,
+        now: u64,
+    ) -> Option<(usize, Open)> {
+        let mut place = search.hash.unwrap_or_else(|| ring.find(search.key));
+        while search.misses <= MISSES {
+            search.hash = Some(place);
+            let group = ring.at(place);
+            let taken = match *group {
+                [index] if !search.may_try(index) => None,
+                [index] => upstream.take_at(index, now),
+                // The addresses of one name take turns.
+                _ => self.whose_turn(upstream, search, false, now, |index| group.contains(&index)),
+            };
+            match taken {
+                Some(taken) => return Some(taken),
+                None if search.may_miss() => place = place.wrapping_add(1),
+                None => break,
+            }
+        }
+        None
+    }
+
+    /// Takes the endpoint whose turn it is.
+    fn whose_turn(
+        &self,
+        upstream: &Upstream,
+        search: &Search,
+        backup: bool,
+        now: u64,
+        among: impl Fn(usize) -> bool,
+    ) -> Option<(usize, Open)> {
+        let mut rounds = self.rounds.borrow_mut();
+        let turns = rounds.entry(upstream.id).or_insert_with(|| {
+            let mut turns = fresh(upstream);
+            for _ in 0..self.offset % upstream.endpoints.len().max(1) {
+                turn(upstream, &mut turns, now, |_, endpoint| !endpoint.backup);
+            }
+            turns
+        });
+        // A lost race for the one probe of an endpoint that failed, or for its last place, leaves the
+        // others.
+        let mut lost = Vec::new();
+        loop {
+            let may = |index: usize, endpoint: &Endpoint| {
+                endpoint.backup == backup
+                    && among(index)
+                    && search.may_try(index)
+                    && !lost.contains(&index)
+                    && upstream.is_available(endpoint, now)
+            };
+            let index = match upstream.balance {
+                Balance::LeastConnections => least(upstream, turns, now, may)?,
+                _ => turn(upstream, turns, now, may)?,
+            };
+            match upstream.claim(index, now) {
+                Some(taken) => return Some(taken),
+                None => lost.push(index),
+            }
+        }
+    }
+
     /// Lowers the share of an endpoint that failed; it grows back with each round.
     pub(crate) fn failed(&self, upstream: &Upstream, index: usize) {
         let endpoint = &upstream.endpoints[index];
-        upstream.endpoints[index]
-            .state
-            .health
-            .failure(health::now());
+        endpoint.state.health.failure(health::now());
         if let Some(turns) = self.rounds.borrow_mut().get_mut(&upstream.id)
             && let Some(turn) = turns.get_mut(index)
             && endpoint.max_fails > 0
         {
-            let cut = i64::from(endpoint.weight / endpoint.max_fails);
-            turn.effective = (turn.effective - cut).max(0);
+            turn.cut(endpoint);
         }
     }
 }
 
 impl Upstream {
     /// Returns the endpoints that may be chosen now: up, untried, and backups only if alone.
-    pub(crate) fn candidates(&self, tried: &Tried) -> Vec<usize> {
+    pub(crate) fn candidates(&self, search: &Search) -> Vec<usize> {
         let now = health::now();
         let of = |backup| {
             self.endpoints
                 .iter()
                 .enumerate()
                 .filter(move |(index, endpoint)| {
-                    endpoint.backup == backup && !tried.contains(index) && self.is_up(endpoint, now)
+                    endpoint.backup == backup
+                        && search.may_try(*index)
+                        && self.is_available(endpoint, now)
                 })
                 .map(|(index, _)| index)
         };
@@ -107,152 +240,92 @@ impl Upstream {
         }
     }
 
-    /// Takes an endpoint that someone else chose. False if it is out, or its one probe went to another
-    /// request.
-    pub(crate) fn take(&self, index: usize) -> bool {
-        let (endpoint, now) = (&self.endpoints[index], health::now());
-        self.is_up(endpoint, now) && self.claim(endpoint, now)
+    /// Takes an endpoint that someone else chose. None if it is out, or its one probe or its last place
+    /// went to another request.
+    pub(crate) fn take(&self, index: usize) -> Option<(usize, Open)> {
+        self.take_at(index, health::now())
+    }
+
+    fn take_at(&self, index: usize, now: u64) -> Option<(usize, Open)> {
+        let is_available = self.is_available(&self.endpoints[index], now);
+        is_available.then(|| self.claim(index, now)).flatten()
+    }
+
+    fn is_available(&self, endpoint: &Endpoint, now: u64) -> bool {
+        endpoint.is_available(self.is_alone(), now)
+    }
+
+    fn claim(&self, index: usize, now: u64) -> Option<(usize, Open)> {
+        let open = self.endpoints[index].claim(self.is_alone(), now)?;
+        Some((index, open))
     }
 
     /// As in nginx, a group with a single server is never marked down: there is nothing to gain.
-    fn is_up(&self, endpoint: &Endpoint, now: u64) -> bool {
+    fn is_alone(&self) -> bool {
         self.endpoints.len() == 1
-            || endpoint
-                .state
-                .health
-                .is_up(endpoint.max_fails, endpoint.fail_timeout, now)
     }
 
-    fn claim(&self, endpoint: &Endpoint, now: u64) -> bool {
-        self.endpoints.len() == 1
-            || endpoint
-                .state
-                .health
-                .claim(endpoint.max_fails, endpoint.fail_timeout, now)
-    }
-}
-
-fn fresh(upstream: &Upstream) -> Vec<Turn> {
-    let turn = |endpoint: &Endpoint| Turn {
-        current: 0,
-        effective: i64::from(endpoint.weight),
-    };
-    upstream.endpoints.iter().map(turn).collect()
-}
-
-fn turn(upstream: &Upstream, turns: &mut [Turn], may: impl Fn(&Endpoint) -> bool) -> Option<usize> {
-    turn_where(upstream, turns, |_, endpoint| may(endpoint))
-}
-
-/// One step of smooth weighted round-robin: everyone gains its effective weight, the first of those
-/// with most is taken and pays the total.
-fn turn_where(
-    upstream: &Upstream,
-    turns: &mut [Turn],
-    may: impl Fn(usize, &Endpoint) -> bool,
-) -> Option<usize> {
-    let mut total = 0;
-    let mut best: Option<(usize, i64)> = None;
-    for (index, (endpoint, turn)) in upstream.endpoints.iter().zip(turns.iter_mut()).enumerate() {
-        if !may(index, endpoint) {
-            continue;
+    /// Hashes until an endpoint is up.
+    fn by_hash(
+        &self,
+        search: &mut Search,
+        now: u64,
+        mut next: impl FnMut(&mut Search) -> u32,
+    ) -> Option<(usize, Open)> {
+        while search.misses <= MISSES {
+            let hash = next(search);
+            search.hash = Some(hash);
+            let index = self.at_weight(u64::from(hash) % self.total_weight);
+            let taken = search.may_try(index).then(|| self.take_at(index, now));
+            match taken.flatten() {
+                Some(taken) => return Some(taken),
+                None if search.may_miss() => {}
+                None => break,
+            }
         }
-        turn.current += turn.effective;
-        total += turn.effective;
-        if turn.effective < i64::from(endpoint.weight) {
-            turn.effective += 1;
+        None
+    }
+
+    /// Draws two endpoints that are up, and takes the one with fewer open for its weight.
+    fn by_chance(&self, search: &mut Search, now: u64) -> Option<(usize, Open)> {
+        let mut first: Option<usize> = None;
+        while search.misses <= MISSES {
+            let index = self.at_weight(fastrand::u64(..self.total_weight));
+            let endpoint = &self.endpoints[index];
+            let is_fit =
+                first != Some(index) && search.may_try(index) && self.is_available(endpoint, now);
+            match first {
+                Some(other) if is_fit => {
+                    let fewer = if is_busier(endpoint, &self.endpoints[other], now) {
+                        other
+                    } else {
+                        index
+                    };
+                    if let Some(taken) = self.claim(fewer, now) {
+                        return Some(taken);
+                    }
+                }
+                None if is_fit => {
+                    first = Some(index);
+                    continue;
+                }
+                _ => {}
+            }
+            if !search.may_miss() {
+                break;
+            }
         }
-        if best.is_none_or(|(_, most)| turn.current > most) {
-            best = Some((index, turn.current));
+        None
+    }
+
+    /// Returns the endpoint at a place below `total_weight`, laid end to end by weight.
+    fn at_weight(&self, mut place: u64) -> usize {
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            match place.checked_sub(endpoint.weight.into()) {
+                Some(rest) => place = rest,
+                None => return index,
+            }
         }
-    }
-    let (index, _) = best?;
-    turns[index].current -= total;
-    Some(index)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config;
-
-    fn upstream(weights: &[(u32, bool)]) -> Upstream {
-        let endpoints = (1u16..)
-            .zip(weights)
-            .map(|(port, &(weight, backup))| config::Endpoint {
-                address: ([127, 0, 0, 1], port).into(),
-                weight,
-                max_fails: 1,
-                fail_timeout: Duration::from_secs(10),
-                backup,
-            });
-        let settings = config::Upstream {
-            name: "test".into(),
-            endpoints: endpoints.collect(),
-            balance: config::Balance::RoundRobin,
-            keep_alive: 0,
-            keep_alive_timeout: Duration::ZERO,
-            tls: None,
-        };
-        Upstream::new(&settings, None).unwrap()
-    }
-
-    fn picks(balancer: &Balancer, upstream: &Upstream, count: usize) -> String {
-        let name = |_| {
-            let index = balancer.pick(upstream, &vec![]).unwrap();
-            char::from(b'a' + u8::try_from(index).unwrap())
-        };
-        (0..count).map(name).collect()
-    }
-
-    #[test]
-    fn weights_5_1_1_give_a_smooth_order() {
-        let upstream = upstream(&[(5, false), (1, false), (1, false)]);
-        assert_eq!(picks(&Balancer::new(0), &upstream, 14), "aabacaaaabacaa");
-    }
-
-    #[test]
-    fn equal_endpoints_alternate_and_workers_start_apart() {
-        let upstream = upstream(&[(1, false), (1, false)]);
-        assert_eq!(picks(&Balancer::new(0), &upstream, 4), "abab");
-        assert_eq!(picks(&Balancer::new(1), &upstream, 4), "baba");
-    }
-
-    #[test]
-    fn equal_weights_of_50_behave_as_1() {
-        let upstream = upstream(&[(50, false); 4]);
-        assert_eq!(picks(&Balancer::new(0), &upstream, 8), "abcdabcd");
-    }
-
-    #[test]
-    fn backups_serve_only_when_every_other_endpoint_is_out() {
-        let upstream = upstream(&[(1, false), (1, false), (1, true)]);
-        let balancer = Balancer::new(0);
-        assert_eq!(picks(&balancer, &upstream, 4), "abab");
-        balancer.failed(&upstream, 0);
-        assert_eq!(picks(&balancer, &upstream, 2), "bb");
-        balancer.failed(&upstream, 1);
-        assert_eq!(picks(&balancer, &upstream, 2), "cc");
-        balancer.failed(&upstream, 2);
-        assert_eq!(balancer.pick(&upstream, &vec![]), None);
-    }
-
-    #[test]
-    fn what_was_tried_is_not_picked_again() {
-        let upstream = upstream(&[(1, false), (1, false)]);
-        let balancer = Balancer::new(0);
-        assert_eq!(balancer.pick(&upstream, &vec![0]), Some(1));
-        assert_eq!(balancer.pick(&upstream, &vec![0, 1]), None);
-        assert_eq!(upstream.candidates(&vec![0]), [1]);
-    }
-
-    #[test]
-    fn a_single_endpoint_is_never_out() {
-        let upstream = upstream(&[(1, false)]);
-        let balancer = Balancer::new(0);
-        balancer.failed(&upstream, 0);
-        assert_eq!(balancer.pick(&upstream, &vec![]), Some(0));
+        0
     }
 }

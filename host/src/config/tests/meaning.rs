@@ -47,6 +47,7 @@ fn what_a_file_leaves_out_has_its_default() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.name, "chat");
     assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!(upstream.sticky, None);
     assert_eq!(
         (upstream.keep_alive, upstream.keep_alive_timeout),
         (32, seconds(60))
@@ -54,10 +55,14 @@ fn what_a_file_leaves_out_has_its_default() {
     assert_eq!(upstream.tls, None);
     let endpoint = Endpoint {
         address: "127.0.0.1:9001".parse().unwrap(),
+        written: "127.0.0.1:9001".to_owned(),
         weight: 1,
         max_fails: 1,
         fail_timeout: seconds(10),
+        max_connections: 0,
+        slow_start: Duration::ZERO,
         backup: false,
+        down: false,
     };
     assert_eq!(upstream.endpoints, [endpoint]);
 

@@ -4,6 +4,7 @@ mod example;
 mod files;
 mod meaning;
 mod problems;
+mod upstreams;
 
 use std::path::Path;
 

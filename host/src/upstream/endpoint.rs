@@ -1,0 +1,153 @@
+//! One address of an upstream, and what all workers know of it while they run.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Upstream;
+use super::health::{self, Health};
+use crate::config;
+
+/// One address of an upstream.
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    /// [`Self::address`] as text.
+    pub(crate) name: Arc<str>,
+    /// Host and port as the configuration has them.
+    pub(super) written: String,
+    pub(crate) weight: u32,
+    pub(crate) backup: bool,
+    pub(super) max_fails: u32,
+    fail_timeout: Duration,
+    /// 0: any number.
+    max_connections: u32,
+    /// In milliseconds.
+    slow_start: u64,
+    down: bool,
+    pub(crate) state: Arc<EndpointState>,
+}
+
+/// What all workers know of an endpoint. It outlives reloads that keep the address.
+pub(crate) struct EndpointState {
+    /// Unique in the process; key of the pools.
+    pub(crate) id: u64,
+    pub(super) health: Health,
+    open: AtomicU32,
+}
+
+/// An exchange or session counted as open at an endpoint until this is dropped.
+pub(crate) struct Open(Arc<EndpointState>);
+
+impl Endpoint {
+    /// Makes an endpoint. What `previous`, the same upstream as it was before, knows of the address is
+    /// kept; an address that is new to it starts slowly, if it is to.
+    pub(super) fn new(settings: &config::Endpoint, previous: Option<&Upstream>) -> Self {
+        let state = match previous {
+            None => EndpointState::new(),
+            Some(old) => old.state(settings.address).unwrap_or_else(|| {
+                let state = EndpointState::new();
+                state.health.rises(health::now());
+                state
+            }),
+        };
+        Self {
+            address: settings.address,
+            name: settings.address.to_string().into(),
+            written: settings.written.clone(),
+            weight: settings.weight,
+            backup: settings.backup,
+            max_fails: settings.max_fails,
+            fail_timeout: settings.fail_timeout,
+            max_connections: settings.max_connections,
+            slow_start: u64::try_from(settings.slow_start.as_millis()).unwrap_or(u64::MAX),
+            down: settings.down,
+            state,
+        }
+    }
+
+    /// Whether the two take the same turns, so that the order they are in still holds.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.weight == other.weight
+            && self.backup == other.backup
+            && self.max_fails == other.max_fails
+            && self.fail_timeout == other.fail_timeout
+    }
+
+    /// Notes that an attempt succeeded.
+    pub(crate) fn succeeded(&self) {
+        self.state.health.success(self.max_fails);
+    }
+
+    /// Whether the endpoint may be given one more. `alone`: nothing is gained by leaving it alone after
+    /// failures, since there is no other.
+    pub(super) fn is_available(&self, alone: bool, now: u64) -> bool {
+        let state = &self.state;
+        let has_room = self.max_connections == 0 || state.open() < self.max_connections;
+        let is_up = alone || state.health.is_up(self.max_fails, self.fail_timeout, now);
+        !self.down && is_up && has_room
+    }
+
+    /// Takes the place that [`Self::is_available`] saw. None: another worker was faster.
+    pub(super) fn claim(&self, alone: bool, now: u64) -> Option<Open> {
+        // The place first: it can be given back, and the chance to find out whether the endpoint is
+        // back cannot.
+        let open = self.state.opened(self.max_connections)?;
+        let claimed = alone || {
+            let health = &self.state.health;
+            health.claim(self.max_fails, self.fail_timeout, now)
+        };
+        claimed.then_some(open)
+    }
+
+    /// Returns the part of `weight` that counts at `now`: all of it, unless the endpoint came back less
+    /// than its slow start ago. At least 1.
+    pub(super) fn ramped(&self, weight: i64, now: u64) -> i64 {
+        if self.slow_start == 0 {
+            return weight;
+        }
+        match self.state.health.back_for(now) {
+            Some(elapsed) if elapsed < self.slow_start => {
+                let part = i128::from(weight) * i128::from(elapsed) / i128::from(self.slow_start);
+                i64::try_from(part).unwrap_or(weight).max(1)
+            }
+            _ => weight,
+        }
+    }
+}
+
+impl EndpointState {
+    fn new() -> Arc<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            health: Health::default(),
+            open: AtomicU32::new(0),
+        })
+    }
+
+    /// Returns the exchanges and sessions open now, over all workers.
+    pub(crate) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more until the guard is dropped, unless there are as many as `most`, 0 for no limit.
+    fn opened(self: &Arc<Self>, most: u32) -> Option<Open> {
+        if most == 0 {
+            self.open.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let add = |open| (open < most).then_some(open + 1);
+            self.open
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+                .ok()?;
+        }
+        Some(Open(self.clone()))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
