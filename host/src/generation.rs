@@ -13,6 +13,7 @@ use crate::certificates;
 use crate::config::{self, Action, Config};
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
+use crate::telemetry::EndpointStatus;
 use crate::upstream::{Endpoint, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
@@ -137,6 +138,14 @@ impl Generation {
             sweep_interval: sweep_interval(config),
         };
         Ok(Built { generation, swaps })
+    }
+}
+
+impl Generation {
+    /// Returns what a scrape tells of the endpoints.
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        let upstreams = self.upstreams.iter();
+        upstreams.flat_map(|upstream| upstream.status()).collect()
     }
 }
 

@@ -26,6 +26,7 @@ mod foreign_clients;
 mod forwarding;
 mod hand_over;
 mod handshake;
+mod health_checks;
 mod hygiene;
 mod keep_alive;
 mod limits;

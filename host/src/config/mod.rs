@@ -8,6 +8,7 @@ mod endpoints;
 mod error;
 mod file;
 mod files;
+mod health;
 mod nearest;
 mod origin;
 mod plugins;
@@ -22,11 +23,13 @@ mod upstreams;
 mod websocket;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use error::{Error, Problem};
 pub(crate) use files::{Base, Coding, Expires, Files, IfModifiedSince, Otherwise, Symlinks};
@@ -134,6 +137,7 @@ pub(crate) struct Upstream {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) balance: Balance,
     pub(crate) sticky: Option<Sticky>,
+    pub(crate) health: Option<HealthCheck>,
     /// Idle connections kept per worker and endpoint. Default 32; 0 keeps none.
     pub(crate) keep_alive: usize,
     /// How long an idle connection is kept. Default 60 s.
@@ -176,6 +180,38 @@ pub(crate) enum SameSite {
     Strict,
     Lax,
     None,
+}
+
+/// How endpoints are looked after beside the requests that they serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthCheck {
+    pub(crate) kind: CheckKind,
+    /// Default: the upstream's name.
+    pub(crate) host: Option<HeaderValue>,
+    /// Between the end of a check and the next. Default 5 s.
+    pub(crate) interval: Duration,
+    /// For the whole check. Default 2 s.
+    pub(crate) timeout: Duration,
+    /// By how much `interval` varies. Default: a tenth of it.
+    pub(crate) jitter: Duration,
+    /// Checks in a row that an endpoint must pass to be healthy again. Default 2.
+    pub(crate) rise: u32,
+    /// Checks in a row that it must fail to be unhealthy. Default 3.
+    pub(crate) fall: u32,
+}
+
+/// What an endpoint is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CheckKind {
+    /// A connection, and the TLS handshake if the upstream has TLS.
+    Tcp,
+    /// A GET. Default: path `/`, status 200 to 399.
+    Http {
+        path: PathAndQuery,
+        expected: Vec<RangeInclusive<u16>>,
+    },
+    /// An opening handshake. It is closed at once, with 1000.
+    WebSocket { path: PathAndQuery },
 }
 
 /// One address of an upstream. A name in the file that resolves to several makes several of these.

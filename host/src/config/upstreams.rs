@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::endpoints::{self, DEFAULT_ENDPOINT, bare_host, is_host};
 use super::reader::{Table, Value};
-use super::{Balance, Endpoint, Upstream, UpstreamTls, balance, nearest};
+use super::{Balance, Endpoint, Upstream, UpstreamTls, balance, health, nearest};
 
 const URL: &str = "a URL such as \"http://localhost:9010\"";
 
@@ -79,6 +79,7 @@ impl<'r> Upstreams<'r> {
             endpoints,
             balance: Balance::RoundRobin,
             sticky: None,
+            health: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
             tls: url.tls.then_some(UpstreamTls {
@@ -109,6 +110,7 @@ fn upstream(value: &Value<'_>) -> Upstream {
         endpoints: Vec::new(),
         balance: Balance::RoundRobin,
         sticky: None,
+        health: None,
         keep_alive: DEFAULT_KEEP_ALIVE,
         keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
         tls: None,
@@ -121,6 +123,7 @@ fn upstream(value: &Value<'_>) -> Upstream {
             upstream.endpoints = endpoints::read(&value, &upstream.balance, &mut hosts);
         }
         upstream.sticky = t.get("sticky").and_then(|value| balance::sticky(&value));
+        upstream.health = t.get("health").and_then(|value| health::read(&value));
         upstream.keep_alive = t.whole("keep_alive", 0.., DEFAULT_KEEP_ALIVE);
         upstream.keep_alive_timeout = t.duration("keep_alive_timeout", DEFAULT_KEEP_ALIVE_TIMEOUT);
         upstream.tls = t.get("tls").and_then(|value| tls(&value, &hosts));

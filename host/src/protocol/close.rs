@@ -12,6 +12,7 @@ pub(crate) const MAX_REASON: usize = 123;
 pub(crate) struct CloseCode(u16);
 
 impl CloseCode {
+    pub(crate) const NORMAL: Self = Self(1000);
     pub(crate) const GOING_AWAY: Self = Self(1001);
     pub(crate) const PROTOCOL_ERROR: Self = Self(1002);
     pub(crate) const INVALID_PAYLOAD: Self = Self(1007);

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::checks::Checks;
 use super::reload::{self, Build, Reloader};
 use super::swap::{self, Preparation, Swap, Swapped};
 use super::watch::ModuleWatch;
@@ -103,6 +104,7 @@ pub(super) async fn run(
         mut terminate,
         mut interrupt,
     } = signals;
+    let mut checks = Checks::start(reloader.in_force());
     let mut queue = VecDeque::new();
     let mut work: Option<Work> = None;
     loop {
@@ -134,6 +136,7 @@ pub(super) async fn run(
             done = done => {
                 work = None;
                 done.finish(&mut reloader);
+                checks.renew();
                 modules.set(reloader.modules());
             }
         }

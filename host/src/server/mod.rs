@@ -4,6 +4,7 @@
 //! compiling. Traffic is served by the workers, each a thread with a runtime of its own.
 
 mod admin;
+mod checks;
 mod control;
 mod reload;
 mod swap;
@@ -101,6 +102,8 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
             Some(admin) => Some(bind_admin(admin.listen).await?),
         };
         let reloader = Reloader::new(source, config, engine, generation, metrics.clone());
+        let in_force = reloader.in_force().clone();
+        metrics.ask_for_endpoints(move || in_force.load().endpoints());
         let workers = Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
             .map_err(Error::Start)?;
         let draining = Arc::new(AtomicBool::new(false));

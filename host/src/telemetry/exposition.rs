@@ -13,8 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::metrics::{
-    BUCKETS, Direction, EndpointMetrics, Fate, Histogram, Label, Metrics, Named, Phase,
-    ReloadResult, StatusClass, WorkerMetrics,
+    BUCKETS, Direction, EndpointMetrics, EndpointStatus, Fate, Histogram, Label, Metrics, Named,
+    Phase, ReloadResult, StatusClass, WorkerMetrics,
 };
 
 /// `Content-Type` of what [`Metrics::encode`] returns.
@@ -25,6 +25,7 @@ impl Metrics {
     pub(crate) fn encode(self: &Arc<Self>) -> String {
         let mut registry = Registry::with_prefix("tidegate");
         registry.register_collector(Box::new(Arc::clone(self)));
+        registry.register_collector(Box::new(Endpoints::new(self.in_force.endpoints())));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)
             .expect("writing to a string succeeds");
@@ -225,6 +226,51 @@ impl Collector for Metrics {
         self.encode_plugins(&mut out)?;
         self.encode_endpoints(&mut out)?;
         self.encode_process(&mut out)
+    }
+}
+
+/// The endpoints in force, as they are.
+#[derive(Debug)]
+struct Endpoints(BTreeMap<(String, String), EndpointStatus>);
+
+impl Endpoints {
+    fn new(endpoints: Vec<EndpointStatus>) -> Self {
+        let keyed = |status: EndpointStatus| {
+            let labels = (status.upstream.clone(), status.address.to_string());
+            (labels, status)
+        };
+        Self(endpoints.into_iter().map(keyed).collect())
+    }
+}
+
+impl Collector for Endpoints {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        let labelled = || {
+            self.0.iter().map(|((upstream, address), status)| {
+                let labels = [
+                    ("upstream", upstream.as_str()),
+                    ("address", address.as_str()),
+                ];
+                (labels, status)
+            })
+        };
+        out.gauges(
+            "endpoint_up",
+            "Whether an endpoint is in use: healthy, and not resting after failures",
+            labelled().map(|(labels, status)| (labels, u64::from(status.is_up))),
+        )?;
+        out.counters(
+            "endpoint_health_checks",
+            "Health checks, by result",
+            labelled().flat_map(|([upstream, address], status)| {
+                let (passed, failed) = status.checks.unwrap_or_default();
+                let results = [("success", passed), ("failure", failed)];
+                let labelled =
+                    results.map(|(result, count)| ([upstream, address, ("result", result)], count));
+                labelled.into_iter().filter(|_| status.checks.is_some())
+            }),
+        )
     }
 }
 
@@ -444,6 +490,29 @@ mod tests {
             !text.contains(r#"phase="request""#),
             "it was never called for requests"
         );
+    }
+
+    #[test]
+    fn endpoints_in_force_are_told_as_they_are() {
+        let status = |port, checks| EndpointStatus {
+            upstream: "chat".to_owned(),
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            is_up: checks != Some((0, 3)),
+            checks,
+        };
+        let endpoints = [status(1, Some((0, 3))), status(2, None)];
+        let metrics = Metrics::new(1);
+        metrics.ask_for_endpoints(move || endpoints.to_vec());
+        let text = metrics.encode();
+        let (bad, good) = (
+            r#"upstream="chat",address="127.0.0.1:1""#,
+            r#"upstream="chat",address="127.0.0.1:2""#,
+        );
+        has_line(&text, &format!("tidegate_endpoint_up{{{bad}}} 0"));
+        has_line(&text, &format!("tidegate_endpoint_up{{{good}}} 1"));
+        let checks = "tidegate_endpoint_health_checks_total";
+        has_line(&text, &format!("{checks}{{{bad},result=\"failure\"}} 3"));
+        assert!(!text.contains(&format!("{checks}{{{good}")), "it has none");
     }
 
     #[test]

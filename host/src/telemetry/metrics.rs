@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -343,6 +343,17 @@ pub(crate) struct EndpointMetrics {
     pub(crate) open: Gauge,
 }
 
+/// How an endpoint is at the moment of a scrape.
+#[derive(Debug, Clone)]
+pub(crate) struct EndpointStatus {
+    pub(crate) upstream: String,
+    pub(crate) address: SocketAddr,
+    /// Whether it is in use.
+    pub(crate) is_up: bool,
+    /// Health checks passed and not passed; none without health checks.
+    pub(crate) checks: Option<(u64, u64)>,
+}
+
 /// All that the process counts.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -350,6 +361,24 @@ pub(crate) struct Metrics {
     // These are written by the control thread.
     pub(super) reloads: By<ReloadResult, AtomicU64, 2>,
     pub(super) generation: AtomicU64,
+    pub(super) in_force: InForce,
+}
+
+/// Who knows the endpoints of the generation in force.
+#[derive(Default)]
+pub(super) struct InForce(OnceLock<Box<dyn Fn() -> Vec<EndpointStatus> + Send + Sync>>);
+
+impl InForce {
+    /// Returns the endpoints; none before anybody knows them.
+    pub(super) fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.0.get().map(|ask| ask()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for InForce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InForce")
+    }
 }
 
 impl Metrics {
@@ -358,6 +387,7 @@ impl Metrics {
             workers: (0..workers).map(|_| Arc::default()).collect(),
             reloads: By::default(),
             generation: AtomicU64::new(0),
+            in_force: InForce::default(),
         })
     }
 
@@ -368,6 +398,14 @@ impl Metrics {
 
     pub(crate) fn reloaded(&self, result: ReloadResult) {
         self.reloads[result].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says whom each scrape asks for the endpoints in force. Only the first to be named is asked.
+    pub(crate) fn ask_for_endpoints(
+        &self,
+        ask: impl Fn() -> Vec<EndpointStatus> + Send + Sync + 'static,
+    ) {
+        self.in_force.0.get_or_init(|| Box::new(ask));
     }
 
     /// Says which generation is in force.

@@ -25,8 +25,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub(crate) use access_log::{AccessLog, AccessLogFile, Target};
 pub(crate) use exposition::CONTENT_TYPE;
 pub(crate) use metrics::{
-    Direction, EndpointMetrics, Fate, Metrics, Phase, PluginMetrics, ReloadResult, VersionFigures,
-    VersionMetrics, WorkerMetrics,
+    Direction, EndpointMetrics, EndpointStatus, Fate, Metrics, Phase, PluginMetrics, ReloadResult,
+    VersionFigures, VersionMetrics, WorkerMetrics,
 };
 pub(crate) use record::{ClosedBy, Kind, Record};
 

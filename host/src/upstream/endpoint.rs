@@ -32,7 +32,7 @@ pub(crate) struct Endpoint {
 pub(crate) struct EndpointState {
     /// Unique in the process; key of the pools.
     pub(crate) id: u64,
-    pub(super) health: Health,
+    pub(crate) health: Health,
     open: AtomicU32,
 }
 
@@ -80,13 +80,23 @@ impl Endpoint {
         self.state.health.success(self.max_fails);
     }
 
-    /// Whether the endpoint may be given one more. `alone`: nothing is gained by leaving it alone after
-    /// failures, since there is no other.
+    /// Whether the endpoint is in use, or would be tried. `alone`: nothing is gained by leaving it alone
+    /// after failures, since there is no other.
+    pub(super) fn is_up(&self, alone: bool, now: u64) -> bool {
+        let health = &self.state.health;
+        let has_rested = alone || health.is_up(self.max_fails, self.fail_timeout, now);
+        !self.down && health.is_healthy() && has_rested
+    }
+
+    /// Whether the endpoint may be given one more.
     pub(super) fn is_available(&self, alone: bool, now: u64) -> bool {
-        let state = &self.state;
-        let has_room = self.max_connections == 0 || state.open() < self.max_connections;
-        let is_up = alone || state.health.is_up(self.max_fails, self.fail_timeout, now);
-        !self.down && is_up && has_room
+        let has_room = self.max_connections == 0 || self.state.open() < self.max_connections;
+        has_room && self.is_up(alone, now)
+    }
+
+    /// Whether the endpoint gets nothing, by the configuration.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down
     }
 
     /// Takes the place that [`Self::is_available`] saw. None: another worker was faster.

@@ -1,9 +1,9 @@
-//! Whether an endpoint is up, judged by what happened to real requests.
+//! Whether an endpoint is up, judged by what happened to real requests and to health checks.
 //!
-//! The counting is nginx's `max_fails` and `fail_timeout`. Choosing among those that are up is
+//! The counting of failed requests is nginx's `max_fails` and `fail_timeout`. Choosing among those that are up is
 //! `pick.rs`'s business.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Failures of one endpoint, shared by all workers.
@@ -16,6 +16,10 @@ pub(crate) struct Health {
     checked: AtomicU64,
     /// When it came back, or joined a group that was running; 0: it has been there all along.
     risen: AtomicU64,
+    /// By its health checks, if there are any.
+    unhealthy: AtomicBool,
+    passed: AtomicU64,
+    not_passed: AtomicU64,
 }
 
 impl Health {
@@ -65,6 +69,38 @@ impl Health {
     /// Notes that the endpoint is there again, or for the first time.
     pub(crate) fn rises(&self, now: u64) {
         self.risen.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether health checks say that the endpoint is well, or nothing.
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Notes what health checks come to.
+    pub(crate) fn set_healthy(&self, healthy: bool) {
+        let was = !self.unhealthy.swap(!healthy, Ordering::Relaxed);
+        if healthy && !was {
+            self.rises(now());
+        }
+    }
+
+    /// Counts a health check.
+    pub(crate) fn checked(&self, passed: bool) {
+        let counter = if passed {
+            &self.passed
+        } else {
+            &self.not_passed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the health checks passed, and those that were not.
+    pub(crate) fn checks(&self) -> (u64, u64) {
+        let (passed, not_passed) = (&self.passed, &self.not_passed);
+        (
+            passed.load(Ordering::Relaxed),
+            not_passed.load(Ordering::Relaxed),
+        )
     }
 
     /// Returns how long the endpoint has been back, in milliseconds. None: it was never away.

@@ -4,6 +4,7 @@
 //! `proxy/`'s.
 
 mod body;
+mod check;
 mod connect;
 mod endpoint;
 mod hash;
@@ -75,6 +76,7 @@ pub(crate) struct Upstream {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) balance: Balance,
     pub(crate) sticky: Option<Sticky>,
+    pub(crate) health: Option<config::HealthCheck>,
     /// Of all endpoints; those chosen by weight have no backups among them.
     total_weight: u64,
     /// Idle connections kept per worker and endpoint.
@@ -147,6 +149,7 @@ impl Upstream {
                 .sticky
                 .as_ref()
                 .map(|settings| Sticky::new(settings, &endpoints)),
+            health: settings.health.clone(),
             total_weight: endpoints.iter().map(|e| u64::from(e.weight)).sum(),
             endpoints,
             keep_alive: settings.keep_alive,

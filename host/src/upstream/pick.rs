@@ -12,6 +12,7 @@ use foldhash::HashMap;
 use super::hash::{Key, Ring, ip_hash};
 use super::turns::{Turn, fresh, is_busier, least, turn};
 use super::{Balance, Endpoint, Open, Upstream, health};
+use crate::telemetry::EndpointStatus;
 
 /// After so many endpoints that were out, a hash or two draws give way to whose turn it is.
 const MISSES: u32 = 20;
@@ -218,6 +219,17 @@ impl Balancer {
 }
 
 impl Upstream {
+    /// Returns what a scrape tells of the endpoints.
+    pub(crate) fn status(&self) -> impl Iterator<Item = EndpointStatus> {
+        let now = health::now();
+        self.endpoints.iter().map(move |endpoint| EndpointStatus {
+            upstream: self.name.clone(),
+            address: endpoint.address,
+            is_up: endpoint.is_up(self.is_alone(), now),
+            checks: self.health.as_ref().map(|_| endpoint.state.health.checks()),
+        })
+    }
+
     /// Returns the endpoints that may be chosen now: up, untried, and backups only if alone.
     pub(crate) fn candidates(&self, search: &Search) -> Vec<usize> {
         let now = health::now();

@@ -32,6 +32,7 @@ fn settings(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> confi
         endpoints,
         balance,
         sticky: None,
+        health: None,
         keep_alive: 0,
         keep_alive_timeout: Duration::ZERO,
         tls: None,

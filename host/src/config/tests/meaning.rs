@@ -48,6 +48,7 @@ fn what_a_file_leaves_out_has_its_default() {
     assert_eq!(upstream.name, "chat");
     assert_eq!(upstream.balance, Balance::RoundRobin);
     assert_eq!(upstream.sticky, None);
+    assert_eq!(upstream.health, None);
     assert_eq!(
         (upstream.keep_alive, upstream.keep_alive_timeout),
         (32, seconds(60))

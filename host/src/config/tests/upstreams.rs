@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::problems::explained;
 use super::*;
-use crate::config::{Balance, Problem, SameSite, Sticky, Template, Upstream};
+use crate::config::{
+    Balance, CheckKind, HealthCheck, Problem, SameSite, Sticky, Template, Upstream,
+};
 
 /// The upstream of [`BASE`] with more keys, and these endpoints.
 fn upstream(keys: &str) -> Upstream {
@@ -210,6 +212,103 @@ fn a_url_where_an_endpoint_belongs_is_put_right() {
         let says = format!(
             r#"4:14: upstreams.chat.endpoints[0]: invalid host in upstream: expected host:port such as "127.0.0.1:9001" or "localhost:9001", found {written:?}; {instead}"#
         );
+        explained(&[(ENDPOINTS, &text, &[&says])]);
+    }
+}
+
+#[test]
+fn each_kind_of_health_check_has_its_defaults() {
+    let health = |text: &str| upstream(&format!("+health = {{ {text} }}")).health.unwrap();
+    let tcp = HealthCheck {
+        kind: CheckKind::Tcp,
+        host: None,
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(2),
+        jitter: Duration::from_millis(500),
+        rise: 2,
+        fall: 3,
+    };
+    assert_eq!(health("type = \"tcp\""), tcp);
+    let kind = |text: &str| health(text).kind;
+    assert_eq!(
+        kind("type = \"http\""),
+        CheckKind::Http {
+            path: "/".parse().unwrap(),
+            expected: vec![200..=399]
+        }
+    );
+    assert_eq!(
+        kind("type = \"http\", path = \"/well?x=1\", expect_status = [204, \"300-302\"]"),
+        CheckKind::Http {
+            path: "/well?x=1".parse().unwrap(),
+            expected: vec![204..=204, 300..=302]
+        }
+    );
+    assert_eq!(
+        kind("type = \"websocket\", path = \"/chat\""),
+        CheckKind::WebSocket {
+            path: "/chat".parse().unwrap()
+        }
+    );
+    assert_eq!(
+        health("type = \"tcp\", interval = \"1m\"").jitter,
+        Duration::from_secs(6)
+    );
+}
+
+#[test]
+fn health_checks_are_explained_where_they_stand() {
+    const STATUS: &str =
+        r#"expected a status such as 204, a range such as "200-399", or a list of these, found"#;
+    let rows: &[(&str, &str)] = &[
+        (
+            "true",
+            r#"5:1: upstreams.chat.health: expected a table such as { type = "http", path = "/healthz" }, found true"#,
+        ),
+        (
+            "{ path = \"/\" }",
+            r#"5:1: upstreams.chat.health.type: missing; expected "tcp", "http" or "websocket""#,
+        ),
+        (
+            "{ type = \"icmp\" }",
+            r#"5:12: upstreams.chat.health.type: expected "tcp", "http" or "websocket", found "icmp""#,
+        ),
+        (
+            "{ type = \"http\", path = \"well\" }",
+            r#"5:27: upstreams.chat.health.path: expected a path such as "/healthz", found "well""#,
+        ),
+        (
+            "{ type = \"http\", host = \"a/b\" }",
+            r#"5:27: upstreams.chat.health.host: expected a host such as "chat.example.com", found "a/b""#,
+        ),
+        (
+            "{ type = \"tcp\", path = \"/\" }",
+            r#"5:26: upstreams.chat.health.path: has no effect with type = "tcp""#,
+        ),
+        (
+            "{ type = \"websocket\", expect_status = 101 }",
+            r#"5:32: upstreams.chat.health.expect_status: has no effect with type = "websocket""#,
+        ),
+        (
+            "{ type = \"tcp\", interval = \"1s\", jitter = \"2s\" }",
+            r#"5:43: upstreams.chat.health.jitter: expected at most `interval`, 1s, found "2s""#,
+        ),
+        (
+            "{ type = \"tcp\", fall = 0 }",
+            "5:26: upstreams.chat.health.fall: expected a whole number of at least 1, found 0",
+        ),
+    ];
+    for (text, says) in rows {
+        explained(&[(ENDPOINTS, &format!("+health = {text}"), &[says])]);
+    }
+    for (status, found) in [
+        ("99", "99"),
+        ("\"399-200\"", "\"399-200\""),
+        ("\"well\"", "\"well\""),
+        ("[]", "a list"),
+    ] {
+        let text = format!("+health = {{ type = \"http\", expect_status = {status} }}");
+        let says = format!("5:27: upstreams.chat.health.expect_status: {STATUS} {found}");
         explained(&[(ENDPOINTS, &text, &[&says])]);
     }
 }
