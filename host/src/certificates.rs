@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
-use crate::config::{Certificate, SiteName, UpstreamTls};
+use crate::config::{Certificate, Regex, SiteName, UpstreamTls};
 
 /// What a certificate file can get wrong.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,8 @@ struct Resolver {
     suffixes: Vec<(String, Arc<CertifiedKey>)>,
     /// `www.example.`, longest first.
     prefixes: Vec<(String, Arc<CertifiedKey>)>,
+    /// In the order of the file.
+    patterns: Vec<(Regex, Arc<CertifiedKey>)>,
     fallback: Option<Arc<CertifiedKey>>,
 }
 
@@ -168,6 +170,7 @@ impl Resolver {
             exact: HashMap::new(),
             suffixes: vec![],
             prefixes: vec![],
+            patterns: vec![],
             fallback: None,
         };
         for (names, certificate) in sites {
@@ -186,6 +189,9 @@ impl Resolver {
                     }
                     SiteName::Prefix(prefix) => {
                         resolver.prefixes.push((prefix.clone(), pair.clone()));
+                    }
+                    SiteName::Regex(regex) => {
+                        resolver.patterns.push((regex.clone(), pair.clone()));
                     }
                 }
             }
@@ -210,10 +216,12 @@ impl Resolver {
                 .iter()
                 .find(|(prefix, _)| name.starts_with(prefix.as_str()))
         };
+        let pattern = || self.patterns.iter().find(|(regex, _)| regex.is_match(name));
         self.exact
             .get(name)
             .or_else(|| suffix().map(|(_, pair)| pair))
             .or_else(|| prefix().map(|(_, pair)| pair))
+            .or_else(|| pattern().map(|(_, pair)| pair))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::certificates;
-use crate::config::{self, Action, Config};
+use crate::config::{self, Action, Config, Pattern, SiteName, Variable};
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
 use crate::telemetry::EndpointStatus;
@@ -25,6 +25,7 @@ pub(crate) struct Generation {
     /// In the order of the configuration.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) sites: Vec<Site>,
+    pub(crate) maps: Vec<config::Map>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) plugins: Vec<Arc<Plugin>>,
     /// How often workers look for what has timed out: fine enough for the shortest timeout.
@@ -41,15 +42,22 @@ pub(crate) struct Listener {
 pub(crate) struct Site {
     /// The first name; empty if the site has none. It is what `$server_name` says.
     pub(crate) name: String,
+    pub(crate) names: Vec<SiteName>,
     pub(crate) table: RouteTable,
     pub(crate) routes: Vec<Route>,
 }
 
 /// What happens to requests whose path matches.
 pub(crate) struct Route {
-    pub(crate) settings: config::Route,
+    pub(crate) settings: config::Settings,
+    pub(crate) pattern: Pattern,
+    pub(crate) action: Action,
     /// None: the route answers by itself.
     pub(crate) upstream: Option<Arc<Upstream>>,
+    /// What is replaced at the beginning of the path, and what takes its place.
+    pub(crate) replace_prefix: Option<(String, String)>,
+    /// Whether a template names a group of a pattern.
+    pub(crate) wants_groups: bool,
     pub(crate) chain: Chain,
     /// The endpoints as plugins are told of them.
     pub(crate) endpoints: Vec<EndpointView>,
@@ -133,6 +141,7 @@ impl Generation {
             timeouts: config.timeouts.clone(),
             listeners,
             sites,
+            maps: config.maps.clone(),
             upstreams,
             plugins,
             sweep_interval: sweep_interval(config),
@@ -151,24 +160,25 @@ impl Generation {
 
 impl Site {
     fn new(site: &config::Site, upstreams: &[Arc<Upstream>], plugins: &[Arc<Plugin>]) -> Self {
-        let name = match site.names.first() {
-            None => String::new(),
-            Some(config::SiteName::Exact(name)) => name.clone(),
-            Some(config::SiteName::Suffix(suffix)) => format!("*{suffix}"),
-            Some(config::SiteName::Prefix(prefix)) => format!("{prefix}*"),
-        };
+        let name = site.names.first().map(ToString::to_string);
         let route = |route: &config::Route| {
-            let upstream = match route.action {
-                Action::Proxy(upstream) => Some(upstreams[upstream].clone()),
+            let target = match &route.action {
+                Action::Proxy(target) => Some(target),
                 Action::Files(_) | Action::Respond(_) => None,
             };
+            let upstream = target.map(|target| upstreams[target.upstream].clone());
+            let path = target.and_then(|target| target.replace_prefix.clone());
             let chain = route
                 .plugins
                 .iter()
                 .map(|&plugin| plugins[plugin].clone())
                 .collect();
             Route {
-                settings: route.clone(),
+                settings: route.settings.clone(),
+                pattern: route.pattern.clone(),
+                action: route.action.clone(),
+                replace_prefix: path.and_then(|path| Some((route.pattern.prefix()?, path))),
+                wants_groups: route.variables().any(Variable::is_group),
                 chain: Chain::new(chain),
                 endpoints: upstream
                     .iter()
@@ -180,8 +190,12 @@ impl Site {
             }
         };
         Self {
-            name,
-            table: RouteTable::new(site.routes.iter().map(|route| &route.pattern)),
+            name: name.unwrap_or_default(),
+            names: site.names.clone(),
+            table: RouteTable::new(site.routes.iter().map(|route| {
+                let proxies = matches!(route.action, Action::Proxy(_));
+                (&route.pattern, proxies)
+            })),
             routes: site.routes.iter().map(route).collect(),
         }
     }
@@ -342,7 +356,7 @@ fn sweep_interval(config: &Config) -> Duration {
     let routes = config.sites.iter().flat_map(|site| &site.routes);
     let shortest = routes
         .flat_map(|route| {
-            let websocket = &route.websocket;
+            let websocket = &route.settings.websocket;
             let liveness = &websocket.liveness;
             let pings = [liveness.ping_client, liveness.ping_service];
             let pings = pings.into_iter().flatten();

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::{self, Pattern, SiteName};
+use crate::config::{self, Pattern, Regex, SiteName};
 
 /// Sites of one listener: which name is served by which of [`crate::generation::Generation::sites`].
 pub(crate) struct SiteTable {
@@ -13,6 +13,8 @@ pub(crate) struct SiteTable {
     suffixes: Vec<(String, usize)>,
     /// `www.example.`, longest first.
     prefixes: Vec<(String, usize)>,
+    /// In the order of the file.
+    patterns: Vec<(Regex, usize)>,
     /// None: the listener has no site.
     default: Option<usize>,
 }
@@ -24,6 +26,7 @@ impl SiteTable {
             exact: HashMap::new(),
             suffixes: vec![],
             prefixes: vec![],
+            patterns: vec![],
             default: None,
         };
         let mut first = None;
@@ -42,6 +45,7 @@ impl SiteTable {
                     }
                     SiteName::Suffix(suffix) => table.suffixes.push((suffix.clone(), index)),
                     SiteName::Prefix(prefix) => table.prefixes.push((prefix.clone(), index)),
+                    SiteName::Regex(regex) => table.patterns.push((regex.clone(), index)),
                 }
             }
         }
@@ -57,7 +61,7 @@ impl SiteTable {
     }
 
     /// Returns the site for a host in lower case without port: exact name, then longest leading
-    /// wildcard, then longest trailing wildcard, then the listener's default.
+    /// wildcard, then longest trailing wildcard, then the first pattern, then the listener's default.
     pub(crate) fn find(&self, host: &str) -> Option<usize> {
         let suffix = || {
             self.suffixes
@@ -69,65 +73,91 @@ impl SiteTable {
                 .iter()
                 .find(|(prefix, _)| host.starts_with(prefix.as_str()))
         };
+        let pattern = || self.patterns.iter().find(|(regex, _)| regex.is_match(host));
         self.exact
             .get(host)
             .copied()
             .or_else(|| suffix().map(|(_, site)| *site))
             .or_else(|| prefix().map(|(_, site)| *site))
+            .or_else(|| pattern().map(|(_, site)| *site))
             .or(self.default)
     }
 }
 
 /// Routes of one site: which path is served by which of them.
 pub(crate) struct RouteTable {
-    exact: HashMap<String, usize>,
+    exact: HashMap<String, Found>,
     /// Longest first; true: patterns are not tried if this one matches.
     prefixes: Vec<(String, bool, usize)>,
     /// In the order of the file.
-    patterns: Vec<(regex::Regex, usize)>,
+    patterns: Vec<(Regex, usize)>,
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Route(usize),
+    /// To the path with a slash behind it, the prefix of this route.
+    WithSlash(usize),
 }
 
 impl RouteTable {
-    /// Makes the table from patterns in the order of the file.
-    pub(crate) fn new<'a>(routes: impl Iterator<Item = &'a Pattern>) -> Self {
+    /// Makes the table from patterns in the order of the file, each with whether the route sends
+    /// requests on. To prefixes of such routes that end in a slash, the path without it is led.
+    pub(crate) fn new<'a>(routes: impl Iterator<Item = (&'a Pattern, bool)>) -> Self {
         let mut table = Self {
             exact: HashMap::new(),
             prefixes: vec![],
             patterns: vec![],
         };
-        for (index, pattern) in routes.enumerate() {
+        let mut without_slash = Vec::new();
+        for (index, (pattern, proxies)) in routes.enumerate() {
             match pattern {
                 Pattern::Exact(path) => {
-                    table.exact.entry(path.clone()).or_insert(index);
+                    let route = Found::Route(index);
+                    table.exact.entry(path.clone()).or_insert(route);
                 }
                 Pattern::Prefix(path) => table.prefixes.push((path.clone(), false, index)),
                 Pattern::PrefixFirst(path) => table.prefixes.push((path.clone(), true, index)),
                 Pattern::Regex(regex) => table.patterns.push((regex.clone(), index)),
             }
+            if let Pattern::Prefix(path) | Pattern::PrefixFirst(path) = pattern
+                && let Some(path) = path.strip_suffix('/').filter(|path| !path.is_empty())
+                && proxies
+            {
+                without_slash.push((path.to_owned(), Found::WithSlash(index)));
+            }
         }
         table
             .prefixes
             .sort_by_key(|(prefix, ..)| std::cmp::Reverse(prefix.len()));
+        for (path, found) in without_slash {
+            // A route for that very path goes before.
+            if !table.prefixes.iter().any(|(prefix, ..)| *prefix == path) {
+                table.exact.entry(path).or_insert(found);
+            }
+        }
         table
     }
 
     /// Returns the route for a decoded and normalised path: `=` first; then the longest prefix, at
     /// once if it is `^~`; else the first pattern that matches; else that prefix.
-    pub(crate) fn find(&self, path: &str) -> Option<usize> {
-        if let Some(&route) = self.exact.get(path) {
-            return Some(route);
+    pub(crate) fn find(&self, path: &str) -> Option<Found> {
+        if let Some(&found) = self.exact.get(path) {
+            return Some(found);
         }
         let prefix = self
             .prefixes
             .iter()
             .find(|(prefix, ..)| path.starts_with(prefix.as_str()));
         if let Some(&(_, true, route)) = prefix {
-            return Some(route);
+            return Some(Found::Route(route));
         }
         let pattern = self.patterns.iter().find(|(regex, _)| regex.is_match(path));
         pattern
             .map(|(_, route)| *route)
             .or(prefix.map(|(.., route)| *route))
+            .map(Found::Route)
     }
 }
 
@@ -137,7 +167,7 @@ mod tests {
 
     #[test]
     fn patterns_win_in_the_order_of_nginx() {
-        let regex = |text| Pattern::Regex(regex::Regex::new(text).unwrap());
+        let regex = |text| Pattern::Regex(regex::Regex::new(text).unwrap().into());
         let patterns = [
             Pattern::Prefix("/".into()),
             Pattern::Prefix("/chat".into()),
@@ -147,7 +177,7 @@ mod tests {
             regex(r"^/chat/x"),
             Pattern::Prefix("/chat/long".into()),
         ];
-        let table = RouteTable::new(patterns.iter());
+        let table = RouteTable::new(patterns.iter().map(|pattern| (pattern, false)));
         for (path, expected) in [
             ("/", 0),
             ("/other", 0),
@@ -166,12 +196,39 @@ mod tests {
             ("/chat/x", 5),
             ("/chat/longer", 6),
         ] {
+            assert_eq!(table.find(path), Some(Found::Route(expected)), "{path}");
+        }
+        let one = [Pattern::Prefix("/a".into())];
+        let table = RouteTable::new(one.iter().map(|pattern| (pattern, true)));
+        assert_eq!(table.find("/b"), None);
+    }
+
+    #[test]
+    fn a_prefix_without_its_slash_leads_to_it_unless_a_route_is_for_that_path() {
+        let patterns = [
+            (Pattern::Prefix("/a/".into()), true),
+            (Pattern::Prefix("/b/".into()), true),
+            (Pattern::Exact("/b".into()), true),
+            (Pattern::Prefix("/c/".into()), true),
+            (Pattern::Prefix("/c".into()), false),
+            (Pattern::Prefix("/d/".into()), false),
+            (Pattern::Prefix("/".into()), true),
+        ];
+        let table = RouteTable::new(
+            patterns
+                .iter()
+                .map(|(pattern, proxies)| (pattern, *proxies)),
+        );
+        for (path, expected) in [
+            ("/a", Found::WithSlash(0)),
+            ("/a/x", Found::Route(0)),
+            ("/b", Found::Route(2)),
+            ("/c", Found::Route(4)),
+            ("/d", Found::Route(6)),
+            ("/", Found::Route(6)),
+        ] {
             assert_eq!(table.find(path), Some(expected), "{path}");
         }
-        assert_eq!(
-            RouteTable::new([Pattern::Prefix("/a".into())].iter()).find("/b"),
-            None
-        );
     }
 
     #[test]
@@ -181,11 +238,13 @@ mod tests {
             listeners: listeners.to_vec(),
             default,
             certificate: None,
+            settings: config::Settings::default(),
             routes: vec![],
         };
         let exact = |name: &str| SiteName::Exact(name.into());
         let suffix = |name: &str| SiteName::Suffix(name.into());
         let prefix = |name: &str| SiteName::Prefix(name.into());
+        let pattern = |name: &str| SiteName::Regex(regex::Regex::new(name).unwrap().into());
         let sites = [
             site(&[prefix("www.example.")], false, &[0]),
             site(&[suffix(".example.com")], false, &[0]),
@@ -195,6 +254,8 @@ mod tests {
                 &[0, 1],
             ),
             site(&[exact("www.example.com")], true, &[0]),
+            site(&[pattern("^[a-z]+[.]example[.]")], false, &[0]),
+            site(&[pattern("^known[.]example[.]")], false, &[0]),
         ];
         let table = SiteTable::new(&sites, 0);
         for (host, expected) in [
@@ -203,6 +264,7 @@ mod tests {
             ("x.a.example.com", 2),
             ("example.com", 2),
             ("www.example.org", 0),
+            ("known.example.org", 4),
             ("unknown", 3),
             ("", 3),
         ] {

@@ -43,3 +43,4 @@ mod timeouts;
 mod tls;
 mod tunnel;
 mod upstreams;
+mod variables;

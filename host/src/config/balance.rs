@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::reader::{Table, Value};
-use super::{Balance, SameSite, Sticky, Template, Variable};
+use super::template::Template;
+use super::variables::{Names, Stage};
+use super::{Balance, SameSite, Sticky};
 
 const BALANCE: &str = "\"round-robin\", \"least-connections\", \"ip-hash\", \"random-two\" or a table \
                        such as { hash = \"$request_uri\" }";
 const STICKY: &str = "a table such as { cookie = \"srv\" }";
 
 /// Reads `balance`.
-pub(super) fn read(value: &Value<'_>) -> Option<Balance> {
+pub(super) fn read(value: &Value<'_>, names: &Names<'_>) -> Option<Balance> {
     if value.is_table() {
-        return value.table(BALANCE, hash).flatten();
+        return value.table(BALANCE, |t| hash(t, names)).flatten();
     }
     match value.as_str() {
         Some("round-robin") => return Some(Balance::RoundRobin),
@@ -27,18 +29,18 @@ pub(super) fn read(value: &Value<'_>) -> Option<Balance> {
     None
 }
 
-fn hash(t: &Table<'_>) -> Option<Balance> {
+fn hash(t: &Table<'_>, names: &Names<'_>) -> Option<Balance> {
     let consistent = t.boolean("consistent", false);
     let value = t.require("hash", "text such as \"$request_uri\"")?;
     let text = value.parse("text such as \"$request_uri\"", Some)?;
-    let key = match Template::parse(text) {
+    let key = match Template::read(text, names, Stage::Request) {
         Ok(key) => key,
         Err(problem) => {
             value.problem(format_args!("{problem} (in {})", value.found()));
             return None;
         }
     };
-    if Variable::named(text).is_some() {
+    if names.find(text).is_ok() {
         value.warn(format_args!(
             "{text:?} is the same for all requests; did you mean \"${text}\"?"
         ));

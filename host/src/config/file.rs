@@ -1,19 +1,22 @@
 //! The configuration as it is written: top-level keys, and the order in which the rest is read.
 //!
 //! A key is added where its table is read, with its default, and in `tidegate.example.toml`. Each
-//! larger part has a file of its own: `upstreams.rs`, `plugins.rs`, `sites.rs`, `routes.rs`.
+//! larger part has a file of its own: `maps.rs`, `logs.rs`, `upstreams.rs`, `plugins.rs`, `sites.rs`,
+//! `routes.rs`, and `settings.rs` for what sites and routes share.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::error::Error;
+use super::logs::Formats;
 use super::plugins::Plugins;
 use super::reader::{self, Table, Value};
+use super::settings::Inherited;
+use super::sites::Parts;
 use super::upstreams::Upstreams;
-use super::{
-    AccessLog, Admin, ClientTimeouts, Config, Limits, Listener, Loaded, LogFormat, LogTarget, sites,
-};
+use super::variables::Names;
+use super::{Admin, ClientTimeouts, Config, Limits, Listener, Loaded, maps, sites};
 
 /// Why no smaller value: it is the least that hyper's buffer can be.
 const LEAST_HEADER_BYTES: u64 = 8 << 10;
@@ -38,7 +41,6 @@ pub(super) fn load(file: &Path) -> Result<Loaded, Error> {
 }
 
 const ADMIN: &str = "a table such as { listen = \"127.0.0.1:9900\" }";
-const ACCESS_LOG: &str = "a table such as { path = \"stdout\" }";
 const ADDRESS: &str = "an IP address and port such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
 
 fn config(t: &Table<'_>) -> Config {
@@ -48,21 +50,39 @@ fn config(t: &Table<'_>) -> Config {
         .get("admin")
         .and_then(|value| value.table(ADMIN, admin))
         .flatten();
-    let access_log = t
-        .get("access_log")
-        .and_then(|value| value.table(ACCESS_LOG, access_log));
     let limits = t.section("limits", limits);
     let timeouts = t.section("timeouts", timeouts);
     let written_listeners = listeners(t, admin.as_ref());
-    let mut upstreams = Upstreams::read(t);
-    let mut plugins = Plugins::read(t);
-    let sites = sites::read(t, &written_listeners, &mut upstreams, &mut plugins);
+    let maps = maps::read(t);
+    let map_names = maps::names(&maps);
+    let names = Names {
+        maps: &map_names,
+        groups: None,
+    };
+    let formats = Formats::read(t, names);
+    let access_logs = t
+        .get("access_log")
+        .map(|value| formats.access_logs(&value))
+        .unwrap_or_default();
+    let mut parts = Parts {
+        listeners: &written_listeners,
+        upstreams: Upstreams::read(t, &names),
+        plugins: Plugins::read(t),
+        names,
+        formats: &formats,
+    };
+    let defaults = Inherited::defaults(access_logs.clone());
+    let sites = sites::read(t, &mut parts, &defaults);
+    let Parts {
+        upstreams, plugins, ..
+    } = parts;
     Config {
         workers,
         admin,
-        access_log: access_log.flatten(),
+        access_logs,
         limits,
         timeouts,
+        maps,
         listeners: written_listeners
             .into_iter()
             .map(|(_, listener)| listener)
@@ -97,35 +117,6 @@ fn admin(t: &Table<'_>) -> Option<Admin> {
         .require("listen", ADDRESS)
         .and_then(|value| address(&value))?;
     Some(Admin { listen })
-}
-
-fn access_log(t: &Table<'_>) -> Option<AccessLog> {
-    const PATH: &str = "\"stdout\", \"stderr\" or a path of a file";
-    let target = t
-        .require("path", PATH)
-        .and_then(|value| match value.as_str() {
-            Some("stdout") => Some(LogTarget::Stdout),
-            Some("stderr") => Some(LogTarget::Stderr),
-            _ => {
-                let path = value.path(PATH)?;
-                let folder = path
-                    .parent()
-                    .filter(|folder| !folder.as_os_str().is_empty());
-                if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-                    value.expected("a path of a file, in a folder that exists");
-                }
-                Some(LogTarget::File(path))
-            }
-        });
-    let format = t.choice(
-        "format",
-        [("text", LogFormat::Text), ("json", LogFormat::Json)],
-        LogFormat::Text,
-    );
-    Some(AccessLog {
-        target: target?,
-        format,
-    })
 }
 
 fn limits(t: &Table<'_>) -> Limits {

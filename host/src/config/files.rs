@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use super::reader::{Table, Value};
 use super::template::{Part, Template};
 use super::units;
+use super::variables::{Names, Stage};
 
 /// What a route serves from the file system.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,16 +128,29 @@ const IF_MODIFIED_SINCE: [(&str, IfModifiedSince); 3] = [
 ];
 
 /// Reads `files`.
-pub(super) fn read(value: &Value<'_>) -> Option<Arc<Files>> {
+pub(super) fn read(value: &Value<'_>, names: &Names<'_>) -> Option<Arc<Files>> {
     let files = if value.is_table() {
-        value.table(FILES, table).flatten()
+        value.table(FILES, |t| table(t, names)).flatten()
     } else {
-        folder(value, FILES).map(|root| Files::new(Base::Root(root)))
+        folder(value, FILES, names).map(|root| Files::new(Base::Root(root)))
     };
     files.map(Arc::new)
 }
 
 impl Files {
+    /// All templates.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
+        let (Base::Root(base) | Base::Alias(base)) = &self.base;
+        let tries = self.tries.iter().flat_map(|tries| {
+            let otherwise = match &tries.otherwise {
+                Otherwise::Path(path) => Some(path),
+                Otherwise::Status(_) => None,
+            };
+            tries.paths.iter().map(|item| &item.path).chain(otherwise)
+        });
+        [base].into_iter().chain(tries)
+    }
+
     /// With the default of everything else.
     pub(crate) fn new(base: Base) -> Self {
         Self {
@@ -153,7 +167,7 @@ impl Files {
     }
 }
 
-fn table(t: &Table<'_>) -> Option<Files> {
+fn table(t: &Table<'_>, names: &Names<'_>) -> Option<Files> {
     const BASES: &str = "expected one of `root` and `alias`";
     let root = t.get("root");
     let alias = t.get("alias");
@@ -162,14 +176,15 @@ fn table(t: &Table<'_>) -> Option<Files> {
         (Some(_), Some(alias)) => alias.problem(format_args!("{BASES}, found both")),
         _ => {}
     }
-    let root = root.and_then(|value| folder(&value, "a folder such as \"/srv/www\""));
-    let alias = alias.and_then(|value| place(&value, "a folder or file such as \"/srv/pictures\""));
+    let root = root.and_then(|value| folder(&value, "a folder such as \"/srv/www\"", names));
+    let alias =
+        alias.and_then(|value| place(&value, "a folder or file such as \"/srv/pictures\"", names));
     let base = root.map(Base::Root).or(alias.map(Base::Alias));
     // Read even without a base, so that all problems are seen.
     let default = Files::new(Base::Root(Template::default()));
     let files = Files {
         index: t.get("index").map_or(default.index, |value| index(&value)),
-        tries: t.get("try").and_then(|value| tries(&value)),
+        tries: t.get("try").and_then(|value| tries(&value, names)),
         types: t.get("types").map_or(default.types, |value| types(&value)),
         default_type: t
             .get("default_type")
@@ -195,8 +210,8 @@ fn table(t: &Table<'_>) -> Option<Files> {
 
 /// Reads a path that must be that of a folder, if it is known before there are requests. One that
 /// does not exist yet may do so later.
-fn folder(value: &Value<'_>, what: &str) -> Option<Template> {
-    let template = place(value, what)?;
+fn folder(value: &Value<'_>, what: &str, names: &Names<'_>) -> Option<Template> {
+    let template = place(value, what, names)?;
     if let Some(path) = constant(&template)
         && Path::new(path).exists()
         && !Path::new(path).is_dir()
@@ -207,7 +222,7 @@ fn folder(value: &Value<'_>, what: &str) -> Option<Template> {
 }
 
 /// Reads a path, with variables or without, and makes it begin in the folder of the file being read.
-fn place(value: &Value<'_>, what: &str) -> Option<Template> {
+fn place(value: &Value<'_>, what: &str, names: &Names<'_>) -> Option<Template> {
     let text = value.parse(what, |text| (!text.is_empty()).then_some(text))?;
     let text = if text.starts_with('/') {
         text.to_owned()
@@ -216,7 +231,7 @@ fn place(value: &Value<'_>, what: &str) -> Option<Template> {
         let folder = if folder.is_empty() { "." } else { &folder };
         format!("{folder}/{text}")
     };
-    let template = template(value, &text)?;
+    let template = template(value, &text, names)?;
     if let Some(path) = constant(&template)
         && !Path::new(path).exists()
     {
@@ -235,8 +250,8 @@ fn constant(template: &Template) -> Option<&str> {
     }
 }
 
-fn template(value: &Value<'_>, text: &str) -> Option<Template> {
-    match Template::parse(text) {
+fn template(value: &Value<'_>, text: &str, names: &Names<'_>) -> Option<Template> {
+    match Template::read(text, names, Stage::Request) {
         Ok(template) => Some(template),
         Err(problem) => {
             value.problem(format_args!("{problem} (in {})", value.found()));
@@ -257,7 +272,7 @@ fn index(value: &Value<'_>) -> Vec<String> {
     names
 }
 
-fn tries(value: &Value<'_>) -> Option<Tries> {
+fn tries(value: &Value<'_>, names: &Names<'_>) -> Option<Tries> {
     const PATH: &str = "a path such as \"$uri\" or \"/index.html\"";
     const LAST: &str = "a path such as \"/index.html\" or a status such as \"=404\"";
     let mut items = value.list(TRIES);
@@ -270,7 +285,7 @@ fn tries(value: &Value<'_>) -> Option<Tries> {
         let text = item.parse(PATH, |text| Some(text).filter(is_path))?;
         let name = text.strip_suffix('/');
         Some(Try {
-            path: template(item, name.unwrap_or(text))?,
+            path: template(item, name.unwrap_or(text), names)?,
             folder: name.is_some(),
         })
     };
@@ -287,7 +302,7 @@ fn tries(value: &Value<'_>) -> Option<Tries> {
         }
         None => {
             let text = last.parse(LAST, |text| Some(text).filter(is_path))?;
-            Otherwise::Path(template(&last, text)?)
+            Otherwise::Path(template(&last, text, names)?)
         }
     };
     Some(Tries { paths, otherwise })

@@ -8,18 +8,25 @@ mod endpoints;
 mod error;
 mod file;
 mod files;
+mod headers;
 mod health;
+mod logs;
+mod maps;
 mod nearest;
 mod origin;
+mod pattern;
 mod plugins;
 mod reader;
+mod rewrites;
 mod routes;
+mod settings;
 mod sites;
 mod template;
 #[cfg(test)]
 mod tests;
 mod units;
 mod upstreams;
+mod variables;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -33,9 +40,14 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use error::{Error, Problem};
 pub(crate) use files::{Base, Coding, Expires, Files, IfModifiedSince, Otherwise, Symlinks};
+pub(crate) use logs::{AccessLog, LogFormat, LogTarget};
+pub(crate) use maps::Map;
 pub(crate) use origin::Origin;
-pub(crate) use template::{Template, Variable};
+pub(crate) use pattern::{Pattern, Regex};
+pub(crate) use settings::{RouteTimeouts, Settings};
+pub(crate) use template::{Part, Template};
 pub(crate) use units::duration;
+pub(crate) use variables::Variable;
 
 /// A configuration that can be used, and what the operator should look at in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,9 +63,11 @@ pub(crate) struct Config {
     /// Worker threads. Default: one per core.
     pub(crate) workers: usize,
     pub(crate) admin: Option<Admin>,
-    pub(crate) access_log: Option<AccessLog>,
+    /// Of requests that no site was found for; sites may have others.
+    pub(crate) access_logs: Vec<AccessLog>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: ClientTimeouts,
+    pub(crate) maps: Vec<Map>,
     /// At least one.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) upstreams: Vec<Upstream>,
@@ -67,28 +81,6 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Admin {
     pub(crate) listen: SocketAddr,
-}
-
-/// Where and how each exchange and session is recorded at its end.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct AccessLog {
-    pub(crate) target: LogTarget,
-    pub(crate) format: LogFormat,
-}
-
-/// Where a log goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LogTarget {
-    Stdout,
-    Stderr,
-    File(PathBuf),
-}
-
-/// How a line of the access log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }
 
 /// Bounds on what clients may send and hold.
@@ -313,6 +305,8 @@ pub(crate) struct Site {
     /// site of a listener does, the first one answers.
     pub(crate) default: bool,
     pub(crate) certificate: Option<Certificate>,
+    /// Of requests that no route was found for; routes have their own.
+    pub(crate) settings: Settings,
     /// In the order of the file.
     pub(crate) routes: Vec<Route>,
 }
@@ -326,6 +320,8 @@ pub(crate) enum SiteName {
     Suffix(String),
     /// `www.example.*`, held as `www.example.`
     Prefix(String),
+    /// `~^(?<name>.+)\.example\.com$`
+    Regex(Regex),
 }
 
 /// Files of a chain and its key, PEM.
@@ -342,38 +338,24 @@ pub(crate) struct Route {
     pub(crate) action: Action,
     /// Indices into [`Config::plugins`], in the operator's order; each at most once.
     pub(crate) plugins: Vec<usize>,
-    /// Fields of the request sent to the service, after the defaults; an empty result sends none.
-    pub(crate) set_headers: Vec<(HeaderName, Template)>,
-    /// Upgrade tokens that may become tunnels, lower case. Default: `websocket`.
-    pub(crate) upgrade: Vec<String>,
-    pub(crate) websocket: WebSocket,
-    pub(crate) timeouts: RouteTimeouts,
-    /// Longest request body in bytes. Default 1 MiB; 0: no limit. More is answered with 413.
-    pub(crate) max_body_bytes: u64,
-    /// What caches are told of responses. Default: nothing.
-    pub(crate) expires: Expires,
-}
-
-/// How a route's path is matched. The order in which patterns win is nginx's.
-#[derive(Debug, Clone)]
-pub(crate) enum Pattern {
-    /// `/chat`
-    Prefix(String),
-    /// `= /chat`
-    Exact(String),
-    /// `^~ /chat`: a prefix that keeps patterns from being tried.
-    PrefixFirst(String),
-    /// `~ re` and, without regard to case, `~* re`.
-    Regex(regex::Regex),
+    pub(crate) settings: Settings,
 }
 
 /// What a route does.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    /// Index into [`Config::upstreams`].
-    Proxy(usize),
+    Proxy(Target),
     Files(Arc<Files>),
     Respond(Respond),
+}
+
+/// Where a route sends requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Index into [`Config::upstreams`].
+    pub(crate) upstream: usize,
+    /// What takes the place of the route's prefix in the path. None: the target is sent as it came.
+    pub(crate) replace_prefix: Option<String>,
 }
 
 /// A fixed response.
@@ -381,7 +363,8 @@ pub(crate) enum Action {
 pub(crate) struct Respond {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(HeaderName, Template)>,
-    pub(crate) body: String,
+    /// None: a line with the status, where it asks for one.
+    pub(crate) body: Option<Template>,
 }
 
 /// WebSocket sessions of a route.
@@ -453,22 +436,6 @@ pub(crate) struct Compression {
     pub(crate) service: bool,
 }
 
-/// How long a service may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RouteTimeouts {
-    /// To reach one endpoint, its TLS handshake included. Default 60 s; then the next, at last 504.
-    pub(crate) connect: Duration,
-    /// Between two writes to the service while one is pending. Default 60 s; then 504.
-    pub(crate) send: Duration,
-    /// Between two reads from the service. Default 60 s; before the head: 504.
-    pub(crate) read: Duration,
-}
-
-impl RouteTimeouts {
-    /// What each of them is unless it is given.
-    pub(crate) const DEFAULT: Duration = Duration::from_secs(60);
-}
-
 impl Config {
     /// Reads and checks a file. All that is wrong with it is in the error, not only the first.
     pub(crate) fn load(path: &Path) -> Result<Loaded, Error> {
@@ -482,25 +449,34 @@ impl Config {
     }
 }
 
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Prefix(a), Self::Prefix(b))
-            | (Self::Exact(a), Self::Exact(b))
-            | (Self::PrefixFirst(a), Self::PrefixFirst(b)) => a == b,
-            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
-            _ => false,
-        }
+impl Route {
+    /// All variables that its templates name.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Variable> {
+        let own: Vec<&Template> = match &self.action {
+            Action::Proxy(_) => Vec::new(),
+            Action::Files(files) => files.templates().collect(),
+            Action::Respond(respond) => {
+                let fields = respond.headers.iter().map(|(_, value)| value);
+                fields.chain(&respond.body).collect()
+            }
+        };
+        let sent = self.settings.set_headers.iter().map(|(_, value)| value);
+        own.into_iter()
+            .chain(sent)
+            .chain(self.settings.late_templates())
+            .flat_map(Template::variables)
     }
 }
 
-impl std::fmt::Display for Pattern {
+impl std::fmt::Display for SiteName {
+    /// As it is written.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Prefix(path) => f.write_str(path),
-            Self::Exact(path) => write!(f, "= {path}"),
-            Self::PrefixFirst(path) => write!(f, "^~ {path}"),
-            Self::Regex(regex) => write!(f, "~ {regex}"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+            // Names have no case, so that the sign for it is not written.
+            Self::Regex(regex) => write!(f, "~{}", regex.as_str().trim_start_matches("(?i)")),
         }
     }
 }

@@ -1,26 +1,21 @@
-//! Routes as they are written: what they match, what they do, and the fields they send.
+//! Routes as they are written: what they match and what they do.
 
-use http::header::HOST;
-use http::{HeaderName, HeaderValue, StatusCode};
-use regex::Regex;
+use http::StatusCode;
+use http::header::LOCATION;
 
-use super::plugins::Plugins;
+use super::pattern::{self, PATTERN, same_place};
 use super::reader::{Table, Value};
-use super::template::{Part, Template, Variable};
+use super::sites::{Level, Parts};
+use super::template::Template;
 use super::upstreams::Upstreams;
-use super::{Action, Expires, Pattern, Respond, Route, RouteTimeouts, files, websocket};
+use super::variables::{Groups, Names, Stage};
+use super::{Action, Pattern, Respond, Route, Target, files, headers};
 
-const PATTERN: &str = "a path such as \"/chat\" or \"= /chat\" (exact) or \"^~ /chat\" (before \
-                       patterns), or a pattern such as \"~ [.]png$\" or \"~* [.]png$\" (any case)";
 const RESPOND: &str = "a table such as { status = 204 }";
-const TEMPLATE: &str = "text such as \"$host:$server_port\"";
+const ACTIONS: &str = "one of `upstream`, `url`, `files`, `respond` and `redirect`";
 
 /// Reads `[[sites.routes]]` of one site.
-pub(super) fn read<'r>(
-    t: &Table<'r>,
-    upstreams: &mut Upstreams<'r>,
-    plugins: &mut Plugins<'r>,
-) -> Vec<Route> {
+pub(super) fn read<'r>(t: &Table<'r>, parts: &mut Parts<'r, '_>, site: &Level<'_>) -> Vec<Route> {
     const ROUTES: &str = "at least one table [[sites.routes]] with `match`";
     let Some(value) = t.require("routes", ROUTES) else {
         return Vec::new();
@@ -31,9 +26,7 @@ pub(super) fn read<'r>(
     }
     let mut routes: Vec<(Value<'r>, Route)> = Vec::new();
     for item in items {
-        let read = item
-            .table("a table", |t| route(t, upstreams, plugins))
-            .flatten();
+        let read = item.table("a table", |t| route(t, parts, site)).flatten();
         let Some((pattern, route)) = read else {
             continue;
         };
@@ -54,111 +47,71 @@ pub(super) fn read<'r>(
 
 fn route<'r>(
     t: &Table<'r>,
-    upstreams: &mut Upstreams<'r>,
-    plugins: &mut Plugins<'r>,
+    parts: &mut Parts<'r, '_>,
+    site: &Level<'_>,
 ) -> Option<(Value<'r>, Route)> {
     let written_pattern = t.require("match", PATTERN);
-    let pattern = written_pattern.as_ref().and_then(pattern);
-    let action = action(t, upstreams);
+    let pattern = written_pattern.as_ref().and_then(pattern::read);
+    let groups = match &pattern {
+        Some(Pattern::Regex(regex)) => Groups::of(regex).after(site.groups),
+        _ => site.groups.clone(),
+    };
+    let names = Names {
+        groups: Some(&groups),
+        ..parts.names
+    };
+    let action = action(t, &mut parts.upstreams, pattern.as_ref(), &names);
     let plugins = t
         .get("plugins")
-        .map(|value| plugins.chain(&value))
+        .map(|value| parts.plugins.chain(&value))
         .unwrap_or_default();
-    let for_services = ["set_headers", "upgrade", "websocket", "timeouts"];
     let answers_itself = match action {
+        Some(Action::Respond(_)) if t.get("redirect").is_some() => Some("redirect"),
         Some(Action::Respond(_)) => Some("respond"),
         Some(Action::Files(_)) => Some("files"),
         Some(Action::Proxy(_)) | None => None,
     };
     if let Some(key) = answers_itself {
-        for value in for_services.into_iter().filter_map(|name| t.get(name)) {
+        for value in FOR_SERVICES.into_iter().filter_map(|name| t.get(name)) {
             value.problem(format_args!("has no effect on a route with `{key}`"));
         }
     }
-    let set_headers = t
-        .get("set_headers")
-        .map(|value| fields(&value))
-        .unwrap_or_default();
-    let upgrade = t
-        .get("upgrade")
-        .map_or_else(|| vec!["websocket".to_owned()], |v| upgrade(&v));
-    let timeouts = t.section("timeouts", timeouts);
-    let websocket = t.section("websocket", |t| websocket::read(t, &timeouts));
-    let max_body_bytes = t.size("max_body", 0.., 1 << 20);
-    let expires = t
-        .get("expires")
-        .map_or(Expires::Off, |value| files::expires(&value));
+    let settings = site.inherited.read(t, &names, parts.formats).settings;
     let route = Route {
         pattern: pattern?,
         action: action?,
         plugins,
-        set_headers,
-        upgrade,
-        websocket,
-        timeouts,
-        max_body_bytes,
-        expires,
+        settings,
     };
     Some((written_pattern?, route))
 }
 
-fn pattern(value: &Value<'_>) -> Option<Pattern> {
-    let text = value.parse(PATTERN, Some)?;
-    let sign_end = text
-        .find(|c: char| !"=^~*".contains(c))
-        .unwrap_or(text.len());
-    let (sign, rest) = text.split_at(sign_end);
-    let rest = if sign.is_empty() {
-        rest
-    } else {
-        rest.trim_start()
-    };
-    let path = rest.starts_with('/').then(|| rest.to_owned());
-    let pattern = match sign {
-        "" => path.map(Pattern::Prefix),
-        "=" => path.map(Pattern::Exact),
-        "^~" => path.map(Pattern::PrefixFirst),
-        "~" | "~*" if !rest.is_empty() => {
-            let flags = if sign == "~*" { "(?i)" } else { "" };
-            return match Regex::new(&format!("{flags}{rest}")) {
-                Ok(regex) => Some(Pattern::Regex(regex)),
-                Err(error) => {
-                    value.expected_because("a regular expression", last_line(&error));
-                    None
-                }
-            };
-        }
-        _ => None,
-    };
-    if pattern.is_none() {
-        value.expected(PATTERN);
-    }
-    pattern
-}
+/// Settings that mean nothing without a service.
+const FOR_SERVICES: [&str; 10] = [
+    "set_headers",
+    "hide_headers",
+    "pass_headers",
+    "rewrite_location",
+    "rewrite_cookies",
+    "upgrade",
+    "websocket",
+    "timeouts",
+    "retry",
+    "ignore_client_abort",
+];
 
-/// The regex crate draws a picture of the place; its last line says what is wrong.
-fn last_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().last().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
-/// Whether one of two patterns would never be reached.
-fn same_place(a: &Pattern, b: &Pattern) -> bool {
-    use Pattern::{Prefix, PrefixFirst};
-    match (a, b) {
-        (Prefix(a), PrefixFirst(b)) | (PrefixFirst(a), Prefix(b)) => a == b,
-        _ => a == b,
-    }
-}
-
-fn action<'r>(t: &Table<'r>, upstreams: &mut Upstreams<'r>) -> Option<Action> {
-    const ACTIONS: &str = "one of `upstream`, `url`, `files` and `respond`";
+fn action<'r>(
+    t: &Table<'r>,
+    upstreams: &mut Upstreams<'r>,
+    pattern: Option<&Pattern>,
+    names: &Names<'_>,
+) -> Option<Action> {
     let upstream = t.get("upstream");
     let url = t.get("url");
     let served = t.get("files");
     let respond_with = t.get("respond");
-    let written: Vec<_> = [&upstream, &url, &served, &respond_with]
+    let redirect_to = t.get("redirect");
+    let written: Vec<_> = [&upstream, &url, &served, &respond_with, &redirect_to]
         .into_iter()
         .flatten()
         .collect();
@@ -171,18 +124,50 @@ fn action<'r>(t: &Table<'r>, upstreams: &mut Upstreams<'r>) -> Option<Action> {
         _ => {}
     }
     // All are read, so that the problems of each are seen.
-    let upstream = upstream.and_then(|value| upstreams.named(&value));
-    let url = url.and_then(|value| upstreams.of_url(&value));
-    let served = served.and_then(|value| files::read(&value));
-    let respond = respond_with.and_then(|value| value.table(RESPOND, respond));
-    upstream
-        .or(url)
+    let path = t.get("replace_prefix");
+    let replace_prefix = path.as_ref().and_then(replace_prefix);
+    if let Some(path) = &path
+        && upstream.is_none()
+    {
+        path.problem("has an effect only beside `upstream`; a `url` has its path at its end");
+    }
+    let place = path.as_ref().or(url.as_ref()).cloned();
+    let named = upstream.and_then(|value| {
+        Some(Target {
+            upstream: upstreams.named(&value)?,
+            replace_prefix,
+        })
+    });
+    let target = named.or(url.and_then(|value| upstreams.of_url(&value)));
+    if let (
+        Some(Target {
+            replace_prefix: Some(_),
+            ..
+        }),
+        Some(Pattern::Regex(_)),
+        Some(place),
+    ) = (&target, pattern, place)
+    {
+        place.problem("a route with a pattern has no prefix to replace; leave out the path");
+    }
+    let served = served.and_then(|value| files::read(&value, names));
+    let respond = respond_with.and_then(|value| value.table(RESPOND, |t| respond(t, names)));
+    let redirect = redirect_to.and_then(|value| redirect(&value, names));
+    target
         .map(Action::Proxy)
         .or(served.map(Action::Files))
-        .or(respond.map(Action::Respond))
+        .or(respond.or(redirect).map(Action::Respond))
 }
 
-fn respond(t: &Table<'_>) -> Respond {
+fn replace_prefix(value: &Value<'_>) -> Option<String> {
+    let path = |text: &str| {
+        let fine = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+        (fine && !text.contains(['?', '#'])).then(|| text.to_owned())
+    };
+    value.parse("a path such as \"/app/\"", path)
+}
+
+fn respond(t: &Table<'_>, names: &Names<'_>) -> Respond {
     let status = t.get("status").and_then(|value| {
         let code = value.whole::<u16>(200..=599)?;
         StatusCode::from_u16(code).ok()
@@ -190,21 +175,20 @@ fn respond(t: &Table<'_>) -> Respond {
     let status = status.unwrap_or(StatusCode::OK);
     let headers = t
         .get("headers")
-        .map(|value| fields(&value))
+        .map(|value| headers::of_response(&value, names))
         .unwrap_or_default();
-    let body = t
-        .get("body")
-        .map(|value| (value.parse("text", Some).unwrap_or_default(), value));
-    if let Some((text, value)) = &body
-        && !text.is_empty()
-        && matches!(status.as_u16(), 204 | 304)
-    {
-        value.problem(format_args!(
-            "a response with status {} has no body",
-            status.as_u16()
-        ));
-    }
-    let body = body.map(|(text, _)| text.to_owned()).unwrap_or_default();
+    let body = t.get("body").and_then(|value| {
+        let text = value.parse("text, which may have variables", Some)?;
+        if !text.is_empty() && matches!(status.as_u16(), 204 | 304) {
+            value.problem(format_args!(
+                "a response with status {} has no body",
+                status.as_u16()
+            ));
+        }
+        let template = Template::read(text, names, Stage::Request);
+        let problem = |problem| value.problem(format_args!("{problem} (in {})", value.found()));
+        template.map_err(problem).ok()
+    });
     Respond {
         status,
         headers,
@@ -212,116 +196,37 @@ fn respond(t: &Table<'_>) -> Respond {
     }
 }
 
-/// Reads a table of header fields.
-fn fields(value: &Value<'_>) -> Vec<(HeaderName, Template)> {
-    let mut fields: Vec<(HeaderName, Template)> = Vec::new();
-    for entry in value.entries("a table such as { Host = \"$host\" }") {
-        let Ok(name) = HeaderName::from_bytes(entry.name().as_bytes()) else {
-            entry.problem("expected the name of a header field, of letters, digits and `-`");
-            continue;
-        };
-        if let Some(why) = managed(&name) {
-            entry.problem(why);
-            continue;
-        }
-        if fields.iter().any(|(other, _)| *other == name) {
-            entry.problem("this field is already in this table; case makes no difference");
-            continue;
-        }
-        let Some(template) = template(&entry) else {
-            continue;
-        };
-        if name == HOST && template.parts().is_empty() {
-            entry.problem("a request without `Host` is not valid (RFC 9112 §3.2)");
-        }
-        fields.push((name, template));
-    }
-    fields
-}
-
-/// Why a field is not the operator's to set; None if it is.
-fn managed(name: &HeaderName) -> Option<&'static str> {
-    match name.as_str() {
-        "connection" | "upgrade" => {
-            Some("the proxy sets this field itself; `upgrade` says what clients may switch to")
-        }
-        "content-length" | "transfer-encoding" => {
-            Some("the proxy sets this field itself, as the body requires")
-        }
-        "keep-alive" | "proxy-connection" | "te" | "http2-settings" => {
-            Some("this field concerns one connection only and is never passed on (RFC 9110 §7.6.1)")
-        }
-        "sec-websocket-key"
-        | "sec-websocket-version"
-        | "sec-websocket-extensions"
-        | "sec-websocket-accept" => {
-            Some("the proxy keeps this field of the opening handshake consistent itself")
-        }
-        _ => None,
-    }
-}
-
-fn template(value: &Value<'_>) -> Option<Template> {
-    let text = value.parse(TEMPLATE, Some)?;
-    let template = match Template::parse(text) {
-        Ok(template) => template,
-        Err(problem) => {
-            value.problem(format_args!("{problem} (in {})", value.found()));
-            return None;
-        }
+/// Reads a `redirect`: where to, or a table with the status as well.
+fn redirect(value: &Value<'_>, names: &Names<'_>) -> Option<Respond> {
+    const REDIRECT: &str = "where to, such as \"https://$host$request_uri\", or a table such as \
+                            { status = 301, to = \"https://$host$request_uri\" }";
+    const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+    let (status, to) = if value.is_table() {
+        value.table(REDIRECT, |t| {
+            let status = t.get("status").map(|value| {
+                let code = value.as_whole().and_then(|code| u16::try_from(code).ok());
+                let code = code.filter(|code| STATUSES.contains(code));
+                if code.is_none() {
+                    value.expected("301, 302, 303, 307 or 308");
+                }
+                code.and_then(|code| StatusCode::from_u16(code).ok())
+            });
+            (status.flatten(), t.require("to", REDIRECT))
+        })?
+    } else if value.as_str().is_some() {
+        (None, Some(value.clone()))
+    } else {
+        value.expected(REDIRECT);
+        return None;
     };
-    let sendable = |part: &Part| match part {
-        Part::Literal(text) => HeaderValue::from_bytes(text.as_bytes()).is_ok(),
-        Part::Variable(_) => true,
-    };
-    if !template.parts().iter().all(sendable) {
-        value.expected("text that a header field can carry, without line breaks");
+    let to = to?;
+    let location = headers::template(&to, names, Stage::Request)?;
+    if location.parts().is_empty() {
+        to.expected(REDIRECT);
     }
-    if Variable::named(text).is_some() {
-        value.warn(format_args!(
-            "{text:?} is sent as it is; did you mean \"${text}\"?"
-        ));
-    }
-    Some(template)
-}
-
-/// Reads the tokens of protocols that clients may switch to.
-fn upgrade(value: &Value<'_>) -> Vec<String> {
-    const TOKENS: &str = "a list of protocols such as [\"websocket\"]";
-    let mut tokens = Vec::new();
-    for item in value.list(TOKENS) {
-        let token = item.as_str().unwrap_or_default().to_ascii_lowercase();
-        match token.as_str() {
-            "h2c" => item.problem(
-                "h2c cannot be switched to: requests in such a tunnel would pass all routes unseen",
-            ),
-            _ if tokens.contains(&token) => {
-                item.problem(format_args!("{} is already in this list", item.found()));
-            }
-            _ if is_protocol(&token) => tokens.push(token),
-            _ => item.expected("a protocol such as \"websocket\""),
-        }
-    }
-    tokens
-}
-
-/// Whether this is `protocol-name ["/" protocol-version]` (RFC 9110 §7.8).
-fn is_protocol(text: &str) -> bool {
-    let is_token = |text: &str| {
-        let special = |byte| b"!#$%&'*+-.^_`|~".contains(&byte);
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || special(byte))
-    };
-    let (name, version) = text.split_once('/').unwrap_or((text, "1"));
-    is_token(name) && is_token(version)
-}
-
-fn timeouts(t: &Table<'_>) -> RouteTimeouts {
-    RouteTimeouts {
-        connect: t.duration("connect", RouteTimeouts::DEFAULT),
-        send: t.duration("send", RouteTimeouts::DEFAULT),
-        read: t.duration("read", RouteTimeouts::DEFAULT),
-    }
+    Some(Respond {
+        status: status.unwrap_or(StatusCode::FOUND),
+        headers: vec![(LOCATION, location)],
+        body: None,
+    })
 }

@@ -1,25 +1,45 @@
 //! Sites as they are written, and whether they can share their listeners.
 
 use super::endpoints::is_host;
+use super::logs::Formats;
+use super::pattern::Regex;
 use super::plugins::Plugins;
 use super::reader::{Table, Value};
+use super::settings::Inherited;
 use super::upstreams::Upstreams;
+use super::variables::{Groups, Names};
 use super::{Certificate, Listener, Site, SiteName, file, routes};
 
-const NAME: &str =
-    "a host name such as \"www.example.com\", \"*.example.com\" or \"www.example.*\"";
+const NAME: &str = "a host name such as \"www.example.com\", \"*.example.com\" or \
+                    \"www.example.*\", or a pattern such as \"~^www[0-9]+[.]example[.]com$\"";
 
 const CERTIFICATE: &str = "a table such as { chain = \"cert.pem\", key = \"key.pem\" }";
 
 /// Listeners with their places in the file.
 type Listeners<'r> = [(Value<'r>, Listener)];
 
-/// Reads `[[sites]]`. Routes add to `upstreams` and `plugins`.
+/// What sites and routes refer to.
+pub(super) struct Parts<'r, 'a> {
+    pub(super) listeners: &'a Listeners<'r>,
+    /// Routes add to them.
+    pub(super) upstreams: Upstreams<'r>,
+    /// Routes add to them.
+    pub(super) plugins: Plugins<'r>,
+    pub(super) names: Names<'a>,
+    pub(super) formats: &'a Formats<'a>,
+}
+
+/// What routes take over from their site.
+pub(super) struct Level<'a> {
+    pub(super) inherited: &'a Inherited,
+    pub(super) groups: &'a Groups,
+}
+
+/// Reads `[[sites]]`.
 pub(super) fn read<'r>(
     t: &Table<'r>,
-    listeners: &Listeners<'r>,
-    upstreams: &mut Upstreams<'r>,
-    plugins: &mut Plugins<'r>,
+    parts: &mut Parts<'r, '_>,
+    defaults: &Inherited,
 ) -> Vec<Site> {
     const SITES: &str = "at least one table [[sites]] with [[sites.routes]]";
     let Some(value) = t.require("sites", SITES) else {
@@ -31,12 +51,12 @@ pub(super) fn read<'r>(
     }
     let mut sites: Vec<Written<'r>> = Vec::new();
     for item in items {
-        let site = item.table("a table", |t| site(t, &item, listeners, upstreams, plugins));
+        let site = item.table("a table", |t| site(t, &item, parts, defaults));
         sites.extend(site);
     }
-    check_names(&sites, listeners);
-    check_defaults(&sites, listeners);
-    check_listeners(&sites, listeners);
+    check_names(&sites, parts.listeners);
+    check_defaults(&sites, parts.listeners);
+    check_listeners(&sites, parts.listeners);
     sites.into_iter().map(|written| written.site).collect()
 }
 
@@ -52,15 +72,15 @@ struct Written<'r> {
 fn site<'r>(
     t: &Table<'r>,
     value: &Value<'r>,
-    listeners: &Listeners<'r>,
-    upstreams: &mut Upstreams<'r>,
-    plugins: &mut Plugins<'r>,
+    parts: &mut Parts<'r, '_>,
+    defaults: &Inherited,
 ) -> Written<'r> {
+    let listeners = parts.listeners;
     let written_names = t
         .get("names")
         .map(|value| value.list("a list of host names"));
     let nameless = written_names.as_ref().is_none_or(Vec::is_empty);
-    let (names, name_values) = written_names
+    let (names, name_values): (Vec<SiteName>, _) = written_names
         .unwrap_or_default()
         .into_iter()
         .filter_map(|value| Some((name(&value)?, value)))
@@ -87,12 +107,28 @@ fn site<'r>(
     let certificate = written_certificate
         .and_then(|value| value.table(CERTIFICATE, certificate))
         .flatten();
-    let routes = routes::read(t, upstreams, plugins);
+    let groups = names
+        .iter()
+        .fold(Groups::default(), |groups, name| match name {
+            SiteName::Regex(regex) => groups.or(Groups::of(regex)),
+            _ => groups,
+        });
+    let variables = Names {
+        groups: Some(&groups),
+        ..parts.names
+    };
+    let inherited = defaults.read(t, &variables, parts.formats);
+    let level = Level {
+        inherited: &inherited,
+        groups: &groups,
+    };
+    let routes = routes::read(t, parts, &level);
     let site = Site {
         names,
         listeners: used,
         default: is_default,
         certificate,
+        settings: inherited.settings,
         routes,
     };
     Written {
@@ -108,6 +144,10 @@ fn name(value: &Value<'_>) -> Option<SiteName> {
         value.expected(NAME);
         return None;
     };
+    if let Some(expression) = text.strip_prefix('~') {
+        // Hosts have no case; groups get it in lower case.
+        return Regex::read(value, expression, true).map(SiteName::Regex);
+    }
     let lower = text.to_ascii_lowercase();
     let suffix = lower.strip_prefix('*').filter(|rest| rest.starts_with('.'));
     let prefix = lower.strip_suffix('*').filter(|rest| rest.ends_with('.'));
@@ -121,12 +161,6 @@ fn name(value: &Value<'_>) -> Option<SiteName> {
     };
     if read.is_none() {
         match text {
-            _ if text.starts_with('~') => {
-                value.expected_because(
-                    NAME,
-                    "regular expressions are not supported in this release",
-                );
-            }
             "*" | "" | "_" => value.expected_because(NAME, "a site for all names has no `names`"),
             _ if text.contains(':') => value.expected_because(NAME, "ports belong to `listeners`"),
             _ if text.starts_with('.') => value.expected_because(
@@ -201,7 +235,7 @@ fn certificate(t: &Table<'_>) -> Option<Certificate> {
     })
 }
 
-/// No name may stand twice on one listener.
+/// Of a name that stands twice on one listener, the second has no effect.
 fn check_names(sites: &[Written<'_>], listeners: &Listeners<'_>) {
     let mut taken: Vec<(usize, &SiteName, &Written<'_>)> = Vec::new();
     for written in sites {
@@ -210,8 +244,8 @@ fn check_names(sites: &[Written<'_>], listeners: &Listeners<'_>) {
                 *other == name && written.site.listeners.contains(listener)
             });
             if let Some((listener, _, other)) = clash {
-                value.problem(format_args!(
-                    "{} is already a name of {} on {}",
+                value.warn(format_args!(
+                    "has no effect: {} is already a name of {} on {}",
                     value.found(),
                     other.value.key(),
                     listeners[*listener].1.bind

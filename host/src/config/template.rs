@@ -1,10 +1,8 @@
-//! Values with `$variables` in them, as `set_headers` has them.
+//! Values with `$variables` in them, as `set_headers` and access logs have them.
 //!
-//! What a variable stands for is the proxy's to say; this file only knows the names.
+//! Which variables there are is `variables.rs`'s knowledge; what they stand for is the proxy's.
 
-use http::HeaderName;
-
-use super::nearest;
+use super::variables::{Names, Stage, Variable};
 
 /// Text with variables, read once from the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,68 +17,10 @@ pub(crate) enum Part {
     Variable(Variable),
 }
 
-/// What may stand behind a `$`. Meanings are nginx's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Variable {
-    /// `$host`: host of the request line, else of the `Host` field, else the site's first name;
-    /// lower case, without port.
-    Host,
-    /// `$http_host`: the `Host` field as it came.
-    HttpHost,
-    /// `$http_NAME`: a request field, underscores standing for hyphens.
-    Http(HeaderName),
-    /// `$remote_addr`: the client's address.
-    RemoteAddr,
-    /// `$remote_port`
-    RemotePort,
-    /// `$server_addr`: the address on which the client reached us.
-    ServerAddr,
-    /// `$server_port`
-    ServerPort,
-    /// `$server_name`: the site's first name.
-    ServerName,
-    /// `$scheme`: `http` or `https`, as the client used it.
-    Scheme,
-    /// `$request_method`
-    RequestMethod,
-    /// `$request_uri`: path and query as they came.
-    RequestUri,
-    /// `$uri`: the path, decoded and normalised.
-    Uri,
-    /// `$args`: the query without its question mark.
-    Args,
-    /// `$arg_NAME`: one argument of the query.
-    Arg(String),
-    /// `$cookie_NAME`
-    Cookie(String),
-    /// `$proxy_host`: the upstream's name, or the host of the route's `url`.
-    ProxyHost,
-    /// `$proxy_add_x_forwarded_for`: what came in `X-Forwarded-For`, and the client's address.
-    ProxyAddXForwardedFor,
-}
-
-/// Names as written, for reading and for suggestions.
-const NAMES: [(&str, Variable); 14] = [
-    ("host", Variable::Host),
-    ("http_host", Variable::HttpHost),
-    ("remote_addr", Variable::RemoteAddr),
-    ("remote_port", Variable::RemotePort),
-    ("server_addr", Variable::ServerAddr),
-    ("server_port", Variable::ServerPort),
-    ("server_name", Variable::ServerName),
-    ("scheme", Variable::Scheme),
-    ("request_method", Variable::RequestMethod),
-    ("request_uri", Variable::RequestUri),
-    ("uri", Variable::Uri),
-    ("args", Variable::Args),
-    ("proxy_host", Variable::ProxyHost),
-    ("proxy_add_x_forwarded_for", Variable::ProxyAddXForwardedFor),
-];
-
 impl Template {
-    /// Reads `$name`, `${name}` and `$$`; all else stands for itself. The error says what is wrong
-    /// with it, for the operator.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// Reads a text in which `$name` and `${name}` are variables and `$$` is a dollar. The error says
+    /// what is wrong, or that a variable is not known before a stage later than `stage`.
+    pub(super) fn read(text: &str, names: &Names<'_>, stage: Stage) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -94,12 +34,12 @@ impl Template {
                 continue;
             }
             let (name, after) = variable_name(rest)?;
+            let variable = names.find(name)?;
+            check_stage(name, variable.stage(names), stage)?;
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Variable(
-                Variable::named(name).ok_or_else(|| unknown(name))?,
-            ));
+            parts.push(Part::Variable(variable));
             rest = after;
         }
         literal.push_str(rest);
@@ -109,50 +49,35 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// Reads a text without maps and groups.
+    #[cfg(test)]
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text, &Names::default(), Stage::Request)
+    }
+
     /// The pieces in order; none for an empty text.
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// Appends the text to `out`; `lookup` appends the value of one variable.
-    pub(crate) fn render(
-        &self,
-        out: &mut Vec<u8>,
-        mut lookup: impl FnMut(&Variable, &mut Vec<u8>),
-    ) {
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Variable(variable) => lookup(variable, out),
-            }
-        }
+    /// The variables, in the order of the text.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Variable(variable) => Some(variable),
+        })
     }
 }
 
-impl Variable {
-    /// The variable of that name, without the dollar.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        if let Some((_, variable)) = NAMES.iter().find(|(known, _)| *known == name) {
-            return Some(variable.clone());
-        }
-        let (family, rest) = name.split_once('_').filter(|(_, rest)| !rest.is_empty())?;
-        match family {
-            "http" => HeaderName::from_bytes(rest.replace('_', "-").as_bytes())
-                .ok()
-                .map(Self::Http),
-            "arg" => Some(Self::Arg(rest.to_owned())),
-            "cookie" => Some(Self::Cookie(rest.to_owned())),
-            _ => None,
-        }
-    }
-}
-
-/// Splits the name behind a dollar from what follows it.
+/// Splits the name behind a dollar from what follows it. Numbers have one digit.
 fn variable_name(text: &str) -> Result<(&str, &str), String> {
     if let Some(braced) = text.strip_prefix('{') {
         return braced
             .split_once('}')
             .ok_or_else(|| "`${` has no `}`".to_owned());
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(text.split_at(1));
     }
     let end = text
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -163,16 +88,15 @@ fn variable_name(text: &str) -> Result<(&str, &str), String> {
     Ok(text.split_at(end))
 }
 
-fn unknown(name: &str) -> String {
-    match nearest::name(name, NAMES.iter().map(|(known, _)| *known)) {
-        Some(near) => format!("unknown variable `${name}`; did you mean `${near}`?"),
-        None => {
-            let names: Vec<_> = NAMES.iter().map(|(known, _)| format!("${known}")).collect();
-            format!(
-                "unknown variable `${name}`; known: {}, $http_NAME, $arg_NAME, $cookie_NAME",
-                names.join(", ")
-            )
-        }
+fn check_stage(name: &str, known: Stage, needed: Stage) -> Result<(), String> {
+    match known {
+        _ if known <= needed => Ok(()),
+        Stage::End => Err(format!(
+            "`${name}` is known only at the end, for access logs"
+        )),
+        _ => Err(format!(
+            "`${name}` is not known before the response, in `add_headers` and access logs"
+        )),
     }
 }
 
@@ -198,20 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn families_take_the_rest_of_the_name() {
-        let upgrade = Variable::Http(HeaderName::from_static("x-forwarded-proto"));
-        assert_eq!(Variable::named("http_x_forwarded_proto"), Some(upgrade));
-        assert_eq!(Variable::named("http_host"), Some(Variable::HttpHost));
+    fn a_number_has_one_digit() {
+        let groups = super::super::variables::Groups::of(&regex::Regex::new("(a)").unwrap());
+        let names = Names {
+            maps: &[],
+            groups: Some(&groups),
+        };
+        let template = Template::read("$10", &names, Stage::Request).unwrap();
         assert_eq!(
-            Variable::named("arg_room_id"),
-            Some(Variable::Arg("room_id".to_owned()))
+            template.parts,
+            [Part::Variable(Variable::Capture(1)), literal("0")]
         );
-        assert_eq!(
-            Variable::named("cookie_sid"),
-            Some(Variable::Cookie("sid".to_owned()))
-        );
-        assert_eq!(Variable::named("http_"), None);
-        assert_eq!(Variable::named("Host"), None);
     }
 
     #[test]
@@ -226,22 +147,17 @@ mod tests {
             "a `$` without a name behind it; write `$$` for a dollar"
         );
         assert_eq!(error("${host"), "`${` has no `}`");
-        assert!(error("$connection_upgrade").starts_with(
-            "unknown variable `$connection_upgrade`; known: $host, $http_host, $remote_addr"
-        ));
-    }
-
-    #[test]
-    fn rendering_appends() {
-        let template = Template::parse("$host:${server_port}!").unwrap();
-        let mut out = b">".to_vec();
-        template.render(&mut out, |variable, out| {
-            out.extend_from_slice(if *variable == Variable::Host {
-                b"a"
-            } else {
-                b"80"
-            });
-        });
-        assert_eq!(out, b">a:80!");
+        assert_eq!(
+            error("$connection_upgrade"),
+            "unknown variable `$connection_upgrade`; there are no [maps] in this file"
+        );
+        assert_eq!(
+            error("$status"),
+            "`$status` is not known before the response, in `add_headers` and access logs"
+        );
+        assert_eq!(
+            Template::read("$bytes_sent", &Names::default(), Stage::Response).unwrap_err(),
+            "`$bytes_sent` is known only at the end, for access logs"
+        );
     }
 }

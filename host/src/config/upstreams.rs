@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::endpoints::{self, DEFAULT_ENDPOINT, bare_host, is_host};
 use super::reader::{Table, Value};
-use super::{Balance, Endpoint, Upstream, UpstreamTls, balance, health, nearest};
+use super::variables::Names;
+use super::{Balance, Endpoint, Target, Upstream, UpstreamTls, balance, health, nearest};
 
 const URL: &str = "a URL such as \"http://localhost:9010\"";
 
@@ -17,12 +18,12 @@ pub(super) struct Upstreams<'r> {
 
 impl<'r> Upstreams<'r> {
     /// Reads the named ones.
-    pub(super) fn read(t: &Table<'r>) -> Self {
+    pub(super) fn read(t: &Table<'r>, names: &Names<'_>) -> Self {
         let named = t.get("upstreams");
         let named = named
             .map(|value| value.entries("tables [upstreams.NAME]"))
             .unwrap_or_default();
-        let upstreams = named.iter().map(upstream).collect();
+        let upstreams = named.iter().map(|value| upstream(value, names)).collect();
         Self {
             upstreams,
             named: named.into_iter().map(|value| (value, false)).collect(),
@@ -46,15 +47,28 @@ impl<'r> Upstreams<'r> {
         index
     }
 
-    /// The index of the upstream for a URL, made if no route before had the same one.
-    pub(super) fn of_url(&mut self, value: &Value<'_>) -> Option<usize> {
+    /// The upstream for a URL, made if no route before had the same one, and the URL's path.
+    pub(super) fn of_url(&mut self, value: &Value<'_>) -> Option<Target> {
         let url = url(value)?;
+        let replace_prefix = url.path.clone();
+        let upstream = self.made_for(url, value)?;
+        Some(Target {
+            upstream,
+            replace_prefix,
+        })
+    }
+
+    fn made_for(&mut self, url: Url, value: &Value<'_>) -> Option<usize> {
         if let Some((named, used)) = self.named.iter_mut().find(|(u, _)| u.name() == url.host) {
             *used = true;
             value.problem(format_args!(
-                "{:?} is an upstream of this file; write `upstream = {:?}`",
+                "{:?} is an upstream of this file; write `upstream = {:?}`{}",
                 url.host,
-                named.name()
+                named.name(),
+                match &url.path {
+                    Some(path) => format!(" and `replace_prefix = {path:?}`"),
+                    None => String::new(),
+                }
             ));
             return None;
         }
@@ -103,7 +117,7 @@ impl<'r> Upstreams<'r> {
 const DEFAULT_KEEP_ALIVE: usize = 32;
 const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn upstream(value: &Value<'_>) -> Upstream {
+fn upstream(value: &Value<'_>, names: &Names<'_>) -> Upstream {
     check_name(value);
     let mut upstream = Upstream {
         name: value.name().to_owned(),
@@ -116,7 +130,9 @@ fn upstream(value: &Value<'_>) -> Upstream {
         tls: None,
     };
     value.table("a table with `endpoints`", |t| {
-        let balance = t.get("balance").and_then(|value| balance::read(&value));
+        let balance = t
+            .get("balance")
+            .and_then(|value| balance::read(&value, names));
         upstream.balance = balance.unwrap_or(Balance::RoundRobin);
         let mut hosts = Vec::new();
         if let Some(value) = t.require("endpoints", "a list such as [\"127.0.0.1:9001\"]") {
@@ -172,6 +188,8 @@ struct Url {
     host: String,
     port: u16,
     tls: bool,
+    /// Takes the place of the prefix that the route matches.
+    path: Option<String>,
 }
 
 fn url(value: &Value<'_>) -> Option<Url> {
@@ -199,13 +217,8 @@ fn url(value: &Value<'_>) -> Option<Url> {
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if !path.is_empty() {
-        value.expected_because(
-            URL,
-            format_args!(
-                "a path ({path:?}) is not supported in this release, requests keep theirs"
-            ),
-        );
+    if path.contains(['?', '#']) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        value.expected_because(URL, "requests bring their own query");
         return None;
     }
     let default_port = if tls { 443 } else { 80 };
@@ -231,6 +244,7 @@ fn url(value: &Value<'_>) -> Option<Url> {
         host: bare.to_ascii_lowercase(),
         port,
         tls,
+        path: (!path.is_empty()).then(|| path.to_owned()),
     })
 }
 

@@ -106,14 +106,13 @@ async fn serve(
     let Ok(local) = setup else { return };
     let generation = worker.generation();
     let tls = generation.listeners[listener].tls.clone();
-    let is_tls = tls.is_some();
-    let stream = match tls {
-        None => Stream::Plain(socket),
+    let (stream, tls) = match tls {
+        None => (Stream::Plain(socket), None),
         Some(config) => {
             let limit = generation.timeouts.tls_handshake;
             // Boxed: a TLS handshake is large, and this task is there for every connection.
             match Box::pin(tls::accept(socket, config, limit)).await {
-                Ok(stream) => stream,
+                Ok((stream, facts)) => (stream, Some(facts)),
                 Err(error) => {
                     worker.metrics.tls_handshake_failures.increment();
                     debug!(%remote, %error, "TLS handshake failed");
@@ -123,7 +122,7 @@ async fn serve(
         }
     };
     drop(generation);
-    let client = Rc::new(Client::new(remote, local, listener, is_tls, &worker));
+    let client = Rc::new(Client::new(remote, local, listener, tls, &worker));
     http::serve(stream, client, worker, permit).await;
 }
 

@@ -4,22 +4,60 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::proxy::TlsFacts;
 use crate::stream::Stream;
 
 /// Answers a TLS handshake within `limit`. Fails with [`io::ErrorKind::TimedOut`], or with rustls's
-/// error inside.
+/// error inside. Also returns what was agreed on.
 pub(crate) async fn accept(
     socket: TcpStream,
     config: Arc<ServerConfig>,
     limit: Duration,
-) -> io::Result<Stream> {
+) -> io::Result<(Stream, Box<TlsFacts>)> {
     match timeout(limit, TlsAcceptor::from(config).accept(socket)).await {
-        Ok(stream) => Ok(Stream::TlsServer(Box::new(stream?))),
+        Ok(stream) => {
+            let stream = stream?;
+            let facts = Box::new(facts(stream.get_ref().1));
+            Ok((Stream::TlsServer(Box::new(stream)), facts))
+        }
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn facts(connection: &ServerConnection) -> TlsFacts {
+    TlsFacts {
+        protocol: match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        },
+        cipher: connection
+            .negotiated_cipher_suite()
+            .map_or("", |suite| openssl_name(suite.suite())),
+        server_name: connection.server_name().map(Into::into),
+        is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}
+
+/// Returns the name by which OpenSSL, and so nginx, knows a cipher suite that rustls has.
+fn openssl_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => {
+            "ECDHE-ECDSA-CHACHA20-POLY1305"
+        }
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => "",
     }
 }

@@ -83,6 +83,22 @@ pub(crate) fn normalize_path_bytes(raw: &str) -> Result<Cow<'_, [u8]>, PathError
     Ok(Cow::Owned(resolve_segments(&decode(raw)?)?))
 }
 
+/// Encodes a decoded path so that it can stand in a target again. What is encoded is what nginx
+/// encodes: blanks, what ends a path, and what no target may have.
+pub(crate) fn escaped(path: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(path.len());
+    for &byte in path {
+        match byte {
+            b'!' | b'$' | b'&'..=b';' | b'=' | b'@'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => write!(out, "%{byte:02X}").expect("writing to a string succeeds"),
+        }
+    }
+    out
+}
+
 static HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),

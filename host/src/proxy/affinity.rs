@@ -8,8 +8,8 @@ use http::HeaderMap;
 use http::header::SET_COOKIE;
 use http::request::Parts;
 
-use super::head;
 use super::session::Session;
+use super::variables::cookie;
 use crate::upstream::{Key, Upstream};
 
 /// Tells the session's search what the request is chosen by. `head` as it came from the client.
@@ -20,7 +20,7 @@ pub(crate) fn prefer(session: &mut Session, upstream: &Upstream, head: &Parts) {
     let sticky = upstream
         .sticky
         .as_ref()
-        .and_then(|sticky| sticky.find(head::cookie(&head.headers, &sticky.cookie)));
+        .and_then(|sticky| sticky.find(cookie(&head.headers, &sticky.cookie).unwrap_or_default()));
     session.search.prefer(key.unwrap_or_default(), sticky);
 }
 

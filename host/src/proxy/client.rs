@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,11 @@ pub(crate) struct Client {
     pub(crate) local: SocketAddr,
     /// Place of the listener it came in by.
     pub(crate) listener: usize,
-    pub(crate) is_tls: bool,
+    /// None: it is not encrypted.
+    pub(crate) tls: Option<Box<TlsFacts>>,
+    /// Number of the connection, from 1, over all workers.
+    pub(crate) number: u64,
+    requests: Cell<u64>,
     /// What takes over the connection after a 101 went out.
     pub(crate) handover: RefCell<Option<Handover>>,
     /// Expires when a head or the next request takes too long.
@@ -32,6 +37,17 @@ pub(crate) struct Client {
     last: Cell<bool>,
     header_read: Duration,
     keep_alive: Duration,
+}
+
+/// What was agreed on in a TLS handshake.
+#[derive(Debug)]
+pub(crate) struct TlsFacts {
+    /// `TLSv1.3`
+    pub(crate) protocol: &'static str,
+    /// The cipher suite by its OpenSSL name.
+    pub(crate) cipher: &'static str,
+    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) is_resumed: bool,
 }
 
 /// Takes a client's stream, the bytes that came after the request head, and the permit.
@@ -54,9 +70,10 @@ impl Client {
         remote: SocketAddr,
         local: SocketAddr,
         listener: usize,
-        is_tls: bool,
+        tls: Option<Box<TlsFacts>>,
         worker: &Worker,
     ) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let generation = worker.generation();
         let watch = worker.sweep.watch();
         watch.arm(generation.timeouts.header_read);
@@ -64,7 +81,9 @@ impl Client {
             remote,
             local,
             listener,
-            is_tls,
+            tls,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
+            requests: Cell::new(0),
             handover: RefCell::default(),
             watch,
             phase: Cell::new(Phase::Head),
@@ -81,6 +100,11 @@ impl Client {
         self.phase.get()
     }
 
+    /// Returns how many requests have come, the one that is under way included.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
     /// Whether the client has ended its side.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.get()
@@ -88,6 +112,7 @@ impl Client {
 
     /// Notes that a request head is complete.
     pub(crate) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
         self.phase.set(Phase::Session);
         self.watch.disarm();
     }

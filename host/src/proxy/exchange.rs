@@ -41,12 +41,7 @@ pub(crate) async fn run(
         (Some(body), Some(progress)) => RequestBody::new(body, limit, body_read, progress),
         _ => RequestBody::default(),
     };
-    head::for_service(
-        head,
-        &route.settings.set_headers,
-        &session.variables(),
-        None,
-    )?;
+    head::for_service(head, &route, &session.variables(), None)?;
     if !body.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
         // hyper frames a body of unknown length by itself, but not that of a GET.
         head.headers

@@ -6,34 +6,16 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use http::{Method, Response};
 
+use super::answer;
 use super::body::ResponseBody;
 use super::failure::Failure;
 use super::session::Session;
 use crate::config::{Base, Files, Otherwise, Pattern};
 use crate::files::{Answer, Error, Place, Strip, Wanted, serve};
 use crate::protocol::headers::normalize_path_bytes;
-
-/// What a path must not show as it is in a `Location`.
-const NOT_IN_A_PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
 
 /// Returns the response to a request for a file, as the plugins have left it.
 pub(super) async fn run(
@@ -48,7 +30,7 @@ pub(super) async fn run(
     let place = place(session, settings, head)?;
     match serve(place, &head.headers, is_head).await? {
         Answer::File(response) => Ok(response.map(ResponseBody::file)),
-        Answer::Folder(path) => Ok(to_folder(session, &path, head)),
+        Answer::Folder(path) => Ok(answer::with_slash(session, &path, head)),
     }
 }
 
@@ -60,7 +42,7 @@ fn place(session: &Session, settings: &Arc<Files>, head: &Parts) -> Result<Place
     let (base, strip) = match &settings.base {
         Base::Root(base) => (base, Strip::Nothing),
         Base::Alias(base) => {
-            let strip = match &session.route.settings.pattern {
+            let strip = match &session.route.pattern {
                 Pattern::Prefix(path) | Pattern::PrefixFirst(path) | Pattern::Exact(path) => {
                     Strip::Prefix(path.clone().into_bytes())
                 }
@@ -93,38 +75,4 @@ fn place(session: &Session, settings: &Arc<Files>, head: &Parts) -> Result<Place
         strip,
         wanted,
     })
-}
-
-/// Sends the client to a folder, with the slash that its path lacks. The URL is made as nginx makes
-/// it: of the host that was asked for and the port that was reached.
-fn to_folder(session: &Session, path: &[u8], head: &Parts) -> Response<ResponseBody> {
-    let scheme = session.facts.scheme;
-    let host = match &*session.facts.host {
-        "" => session.route.site().name.as_str(),
-        host => host,
-    };
-    let port = match (scheme, session.client.local.port()) {
-        ("http", 80) | ("https", 443) => String::new(),
-        (_, port) => format!(":{port}"),
-    };
-    let path = percent_encode(path, NOT_IN_A_PATH);
-    let query = match head.uri.query() {
-        Some(query) if !query.is_empty() => format!("?{query}"),
-        _ => String::new(),
-    };
-    let url = if host.is_empty() {
-        // A site without names, and a client that named none.
-        format!("{path}/{query}")
-    } else {
-        format!("{scheme}://{host}{port}{path}/{query}")
-    };
-    let mut response = Response::new(ResponseBody::fixed("301 Moved Permanently\n".into()));
-    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    let headers = response.headers_mut();
-    if let Ok(url) = HeaderValue::from_maybe_shared(Bytes::from(url)) {
-        headers.insert(LOCATION, url);
-    }
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    headers.insert(CONTENT_TYPE, text);
-    response
 }

@@ -47,11 +47,11 @@ pub(crate) struct Offer {
 /// Returns the upgrade a request asks for, if the route allows it. Another one is not an error: the
 /// request goes on without it, as RFC 9110 §7.8 has it. So does one that has a body, for which a 101
 /// would have to wait.
-pub(crate) fn offer(head: &Parts, has_body: bool, route: &config::Route) -> Option<Offer> {
+pub(crate) fn offer(head: &Parts, has_body: bool, settings: &config::Settings) -> Option<Offer> {
     if !head.headers.contains_key(UPGRADE) || head.version != Version::HTTP_11 || has_body {
         return None;
     }
-    let token = match route.websocket.handshake {
+    let token = match settings.websocket.handshake {
         HandshakeRules::Strict | HandshakeRules::Lenient => requested(&head.headers),
         HandshakeRules::Off => named(&head.headers),
     }?;
@@ -59,7 +59,7 @@ pub(crate) fn offer(head: &Parts, has_body: bool, route: &config::Route) -> Opti
     let names = |allowed: &String| {
         allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(token)
     };
-    if !route.upgrade.iter().any(names) {
+    if !settings.upgrade.iter().any(names) {
         return None;
     }
     let is_websocket = is_websocket(token);
@@ -74,6 +74,11 @@ pub(crate) fn offer(head: &Parts, has_body: bool, route: &config::Route) -> Opti
 }
 
 impl Offer {
+    /// Returns the token as the client wrote it.
+    pub(crate) fn token(&self) -> &HeaderValue {
+        &self.token
+    }
+
     /// Refuses a WebSocket whose page is not among `origins`, unless that is empty (RFC 6455 §10.2).
     pub(crate) fn check_origin(
         &self,
@@ -117,8 +122,7 @@ pub(crate) async fn run(
         let allowed = route.settings.websocket.compression;
         Negotiation::begin(&mut head.headers, allowed)
     });
-    let set_headers = &route.settings.set_headers;
-    head::for_service(head, set_headers, &session.variables(), Some(&offer.token))?;
+    head::for_service(head, &route, &session.variables(), Some(&offer.token))?;
 
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
         attempt(session, upstream, endpoint, head).await

@@ -1,31 +1,26 @@
-//! Heads on their way through: what is removed from them, what is set, and with which values.
-
-use std::net::SocketAddr;
+//! Heads on their way through: what is removed from them, and what is set.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::response;
 use hyper::body::{Body, Incoming};
 
 use super::failure::Failure;
-use crate::config::{Template, Variable};
-use crate::plugin::Facts;
-use crate::protocol::headers::{normalize_path, remove_hop_by_hop};
+use super::variables::Variables;
+use crate::config::Template;
+use crate::generation::Route;
+use crate::protocol::headers::{escaped, normalize_path_bytes, remove_hop_by_hop};
 use crate::protocol::upgrade::{list_items, lists};
-use crate::upstream::Upstream;
-
-/// `X-Forwarded-For`, the de-facto standard before RFC 7239.
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Fields of the client's connection, taken from a head before anyone else sees it. What `Connection`
 /// names is gone with them, so that a client cannot name what a plugin sets.
 #[derive(Debug, Default)]
 pub(crate) struct Hop {
-    connection: Option<HeaderValue>,
-    upgrade: Option<HeaderValue>,
+    pub(super) connection: Option<HeaderValue>,
+    pub(super) upgrade: Option<HeaderValue>,
     /// Whether the client takes trailers (RFC 9110 §10.1.4).
     trailers: bool,
 }
@@ -43,90 +38,20 @@ impl Hop {
     }
 }
 
-/// What variables are asked about, beside the head.
-pub(crate) struct Variables<'a> {
-    pub(crate) hop: &'a Hop,
-    pub(crate) facts: &'a Facts,
-    pub(crate) remote: SocketAddr,
-    pub(crate) local: SocketAddr,
-    /// First name of the site.
-    pub(crate) server_name: &'a str,
-    pub(crate) upstream: Option<&'a Upstream>,
-}
-
-impl Variables<'_> {
-    /// Renders a template over a request head as it came from the client.
-    pub(crate) fn render(&self, template: &Template, head: &Parts) -> Vec<u8> {
-        let mut out = Vec::new();
-        template.render(&mut out, |variable, out| self.write(variable, head, out));
-        out
-    }
-
-    fn write(&self, variable: &Variable, head: &Parts, out: &mut Vec<u8>) {
-        let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
-        match variable {
-            Variable::Host => {
-                text(if self.facts.host.is_empty() {
-                    self.server_name
-                } else {
-                    &self.facts.host
-                });
-            }
-            Variable::HttpHost => {
-                let host = head.headers.get(HOST);
-                out.extend_from_slice(host.map_or(&[], HeaderValue::as_bytes));
-            }
-            Variable::Http(name) => {
-                let hop = match *name {
-                    CONNECTION => &self.hop.connection,
-                    UPGRADE => &self.hop.upgrade,
-                    _ => &None,
-                };
-                let value = hop.as_ref().or_else(|| head.headers.get(name));
-                out.extend_from_slice(value.map_or(&[], HeaderValue::as_bytes));
-            }
-            Variable::RemoteAddr => text(&self.remote.ip().to_string()),
-            Variable::RemotePort => text(&self.remote.port().to_string()),
-            Variable::ServerAddr => text(&self.local.ip().to_string()),
-            Variable::ServerPort => text(&self.local.port().to_string()),
-            Variable::ServerName => text(self.server_name),
-            Variable::Scheme => text(self.facts.scheme),
-            Variable::RequestMethod => text(head.method.as_str()),
-            Variable::RequestUri => text(target(head)),
-            Variable::Uri => {
-                let path = normalize_path(head.uri.path());
-                text(&path.unwrap_or_default());
-            }
-            Variable::Args => text(head.uri.query().unwrap_or_default()),
-            Variable::Arg(name) => text(argument(head.uri.query().unwrap_or_default(), name)),
-            Variable::Cookie(name) => text(cookie(&head.headers, name)),
-            Variable::ProxyHost => text(self.upstream.map_or("", |upstream| &upstream.name)),
-            Variable::ProxyAddXForwardedFor => {
-                for value in head.headers.get_all(X_FORWARDED_FOR) {
-                    out.extend_from_slice(value.as_bytes());
-                    out.extend_from_slice(b", ");
-                }
-                out.extend_from_slice(self.remote.ip().to_string().as_bytes());
-            }
-        }
-    }
-}
-
 /// Makes a head, from which [`Hop`] has been taken, one for the service: `Host` becomes the upstream's
-/// name, and the route's own fields are set. `upgrade` is the token to ask for.
+/// name, the route's own fields are set, and its path takes the place of the prefix. `upgrade` is the
+/// token to ask for.
 pub(crate) fn for_service(
     head: &mut Parts,
-    set_headers: &[(HeaderName, Template)],
+    route: &Route,
     variables: &Variables<'_>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<(), Failure> {
     // Rendered first: templates speak of the head as it came here, not of each other.
+    let set_headers = &route.settings.set_headers;
     let mut set = Vec::with_capacity(set_headers.len());
     for (name, template) in set_headers {
-        let value = variables.render(template, head);
-        let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value))
-            .map_err(|_| Failure::BadRequest("a field value made from it cannot be sent"))?;
-        set.push((name, value));
+        set.push((name, field(template, variables, head)?));
     }
     // hyper answers 100 by itself, once the service has a connection and the body is asked for.
     head.headers.remove(EXPECT);
@@ -154,18 +79,61 @@ pub(crate) fn for_service(
         head.headers
             .insert(TE, HeaderValue::from_static("trailers"));
         head.headers
-            .insert(CONNECTION, HeaderValue::from_static("te"));
+            .append(CONNECTION, HeaderValue::from_static("te"));
     }
-    // In origin form, whatever form the client used (RFC 9112 §3.2).
-    if head.uri.authority().is_some() {
-        let target = target(head);
-        let slash = if target.starts_with('/') { "" } else { "/" };
-        head.uri = format!("{slash}{target}").parse().unwrap_or_default();
-    }
+    set_target(head, route);
     head.version = http::Version::HTTP_11;
     // hyper's own marks; the service's connection makes new ones.
     head.extensions.clear();
     Ok(())
+}
+
+fn field(
+    template: &Template,
+    variables: &Variables<'_>,
+    head: &Parts,
+) -> Result<HeaderValue, Failure> {
+    let value = variables.render(template, head);
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(value))
+        .map_err(|_| Failure::BadRequest("a field value made from it cannot be sent"))
+}
+
+/// Whether the route's own fields leave it to the client to ask for an upgrade to `token`.
+pub(crate) fn leaves_upgrade(
+    route: &Route,
+    variables: &Variables<'_>,
+    head: &Parts,
+    token: &HeaderValue,
+) -> bool {
+    route.settings.set_headers.iter().all(|(name, template)| {
+        let value = || field(template, variables, head);
+        match *name {
+            UPGRADE => {
+                value().is_ok_and(|value| value.as_bytes().eq_ignore_ascii_case(token.as_bytes()))
+            }
+            CONNECTION => value().is_ok_and(|value| {
+                list_items([&value]).any(|item| item.eq_ignore_ascii_case("upgrade"))
+            }),
+            _ => true,
+        }
+    })
+}
+
+/// Makes the target what the service is asked for: in origin form, whatever form the client used
+/// (RFC 9112 §3.2), and with the route's own path, if it has one, in place of its prefix.
+fn set_target(head: &mut Parts, route: &Route) {
+    if let Some((prefix, path)) = &route.replace_prefix
+        && let Ok(normal) = normalize_path_bytes(head.uri.path())
+        && let Some(rest) = normal.strip_prefix(prefix.as_bytes())
+    {
+        let query = head.uri.query().map(|query| format!("?{query}"));
+        let target = format!("{path}{}{}", escaped(rest), query.unwrap_or_default());
+        head.uri = target.parse().unwrap_or_default();
+    } else if head.uri.authority().is_some() {
+        let target = target(head);
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        head.uri = format!("{slash}{target}").parse().unwrap_or_default();
+    }
 }
 
 /// Makes a service's head one for the client: fields of the service's connection go. Fails if its body
@@ -250,25 +218,4 @@ pub(crate) fn host(head: &Parts) -> Result<String, Failure> {
         .unwrap_or_default()
         .trim_end_matches('.')
         .to_ascii_lowercase())
-}
-
-fn argument<'a>(query: &'a str, name: &str) -> &'a str {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map_or("", |(_, value)| value)
-}
-
-/// Returns the value of a cookie; empty if there is none of that name.
-pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    let lines = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok());
-    let mut pairs = lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.split_once('='));
-    pairs
-        .find(|(key, _)| key.trim() == name)
-        .map_or("", |(_, value)| value.trim())
 }

@@ -4,6 +4,7 @@
 //! endpoints and their connections live in `upstream/`.
 
 mod affinity;
+mod answer;
 mod attempts;
 mod body;
 mod client;
@@ -25,9 +26,10 @@ mod relay;
 mod session;
 mod sweep;
 mod tunnel;
+mod variables;
 mod worker;
 
-pub(crate) use client::{Client, Phase};
+pub(crate) use client::{Client, Phase, TlsFacts};
 pub(crate) use closing::linger;
 pub(crate) use session::{refused, run};
 pub(crate) use sweep::Signal;

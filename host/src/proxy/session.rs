@@ -3,6 +3,7 @@
 //! Read [`run`] first: it is the whole path in order. How bytes get to a service and back is in
 //! `exchange.rs` and `handshake.rs`.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -13,32 +14,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, UPGRADE};
+use http::header::EXPECT;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::body::ResponseBody;
 use super::client::Client;
 use super::ending::{Ending, chain_of};
 use super::failure::Failure;
 use super::handshake::Offer;
-use super::head::{self, Hop, Variables};
+use super::head::{self, Hop};
+use super::variables::{Captured, Variables};
 use super::worker::{InForce, Worker};
-use super::{affinity, exchange, expires, files, handshake};
-use crate::config::{Action, Respond};
+use super::{affinity, answer, exchange, expires, files, handshake};
+use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
-use crate::protocol::upgrade::WEBSOCKET;
+use crate::route::Found;
 use crate::telemetry::{EndpointMetrics, Record};
 use crate::upstream::{self, Search, Upstream};
-
-/// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
-const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 
 /// Request bodies up to this size are read although nobody wants them.
 const DISCARDED_BYTES: u64 = 64 * 1024;
@@ -67,6 +65,11 @@ pub(crate) struct Session {
     offer: Option<Offer>,
     /// What belongs to the client's connection.
     hop: Hop,
+    /// Groups of the patterns that found the route, if it wants them.
+    captured: Option<Box<Captured>>,
+    request_id: Cell<Option<u128>>,
+    /// The path lacks the slash with which the route's prefix ends.
+    lacks_slash: bool,
     /// The request as it was sent, if a plugin will be shown the response.
     shown: Option<Arc<SentRequest>>,
 }
@@ -94,7 +97,7 @@ pub(crate) async fn run(
         Ok(session) => session.answer(&mut head, &mut body, &mut ending).await,
         Err(failure) => {
             ending.failed(&failure);
-            failed(&failure, &head)
+            answer::failed(&failure, &head)
         }
     };
     let unread = match body {
@@ -160,7 +163,7 @@ impl Session {
                 if self.shown.is_none() {
                     self.remember(head, None);
                 }
-                self.judge(failed(&failure, head))
+                self.judge(answer::failed(&failure, head))
             }
         };
         if let (Some(record), Some(chain)) = (&mut ending.record, &self.chain) {
@@ -168,7 +171,7 @@ impl Session {
         }
         response.unwrap_or_else(|failure| {
             ending.failed(&failure);
-            failed(&failure, head)
+            answer::failed(&failure, head)
         })
     }
 
@@ -207,22 +210,30 @@ impl Session {
                 generation.sites[site]
                     .table
                     .find(&path)
-                    .map(|route| (site, route))
+                    .map(|found| (site, found))
             });
-        let Some((site, route)) = found else {
+        let Some((site, found)) = found else {
             return Err(Failure::NoRoute {
                 host,
                 path: path.into_owned(),
             });
         };
+        let (Found::Route(index) | Found::WithSlash(index)) = found;
         let route = RouteHandle {
             generation: generation.clone(),
             site,
-            route,
+            route: index,
         };
+        let captured = route
+            .wants_groups
+            .then(|| Captured::of(&route.pattern, &route.site().names, &path, &host));
         let offer = handshake::offer(head, has_body, &route.settings);
         let facts = Arc::new(Facts {
-            scheme: if client.is_tls { "https" } else { "http" },
+            scheme: if client.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            },
             host: host.into(),
             remote: client.remote.ip(),
             is_handshake: offer.is_some(),
@@ -239,6 +250,9 @@ impl Session {
             search: Search::new(search_from),
             offer,
             hop: Hop::default(),
+            captured,
+            request_id: Cell::new(None),
+            lacks_slash: matches!(found, Found::WithSlash(_)),
             shown: None,
         })
     }
@@ -250,6 +264,12 @@ impl Session {
         body: &mut Option<Incoming>,
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
+        if self.lacks_slash
+            && let Some(prefix) = self.route.pattern.prefix()
+        {
+            let path = prefix.trim_end_matches('/');
+            return Ok(answer::with_slash(self, path.as_bytes(), head));
+        }
         self.check_length(body.as_ref())?;
         self.hop = Hop::take(&mut head.headers);
         if let Some(offer) = &self.offer {
@@ -264,9 +284,9 @@ impl Session {
         }
         let route = self.route.clone();
         let Some(upstream) = &route.upstream else {
-            let response = match &route.settings.action {
+            let response = match &route.action {
                 Action::Files(settings) => files::run(self, settings, head).await?,
-                Action::Respond(respond) => self.fixed(respond, head),
+                Action::Respond(respond) => answer::fixed(self, respond, head),
                 Action::Proxy(_) => unreachable!("a route that proxies has an upstream"),
             };
             self.remember(head, None);
@@ -274,7 +294,11 @@ impl Session {
         };
         // Before the head becomes one for the service: keys and cookies are the client's.
         affinity::prefer(self, upstream, head);
-        match self.offer.take() {
+        let offer = self.offer.take().filter(|offer| {
+            // Fields of the operator's own may make it another offer, or none.
+            head::leaves_upgrade(&route, &self.variables(), head, offer.token())
+        });
+        match offer {
             None => exchange::run(self, upstream, head, body.take(), ending).await,
             // Boxed: it is larger than an exchange, and every request would have to make room for it.
             Some(offer) => Box::pin(handshake::run(self, upstream, offer, head, ending)).await,
@@ -326,27 +350,16 @@ impl Session {
             facts: &self.facts,
             remote: self.client.remote,
             local: self.client.local,
+            connection: (self.client.number, self.client.requests()),
+            tls: self.client.tls.as_deref(),
             server_name: &self.route.site().name,
+            route: &self.route.label,
             upstream: self.route.upstream.as_deref(),
+            captured: self.captured.as_deref(),
+            maps: &self.route.generation().maps,
+            request_id: &self.request_id,
+            clock: &self.worker.clock,
         }
-    }
-
-    /// Returns what the route answers by itself.
-    fn fixed(&self, respond: &Respond, head: &Parts) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::fixed(respond.body.clone().into()));
-        *response.status_mut() = respond.status;
-        let variables = self.variables();
-        for (name, template) in &respond.headers {
-            let value = Bytes::from(variables.render(template, head));
-            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
-                response.headers_mut().append(name, value);
-            }
-        }
-        if !respond.body.is_empty() && !response.headers().contains_key(CONTENT_TYPE) {
-            let text = HeaderValue::from_static("text/plain; charset=utf-8");
-            response.headers_mut().insert(CONTENT_TYPE, text);
-        }
-        response
     }
 
     /// Chooses the endpoint of the next attempt: a plugin's choice first, else as the upstream
@@ -435,47 +448,4 @@ impl Deref for RouteHandle {
     fn deref(&self) -> &Route {
         &self.site().routes[self.route]
     }
-}
-
-/// Returns the proxy's own answer to a request it could not serve.
-fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> {
-    let status = failure.status();
-    if failure.is_ours() {
-        warn!(
-            error = failure as &dyn Error,
-            status = status.as_u16(),
-            method = %head.method,
-            target = head::target(head),
-            "request failed"
-        );
-    } else {
-        debug!(
-            error = failure as &dyn Error,
-            status = status.as_u16(),
-            "request refused"
-        );
-    }
-    let text = format!(
-        "{} {}\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or("Unassigned")
-    );
-    let mut response = Response::new(ResponseBody::fixed(text.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    match failure {
-        Failure::BadWebSocketVersion => {
-            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            // Has to be in every 426 (RFC 9110 §15.5.22).
-            headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
-        Failure::Files(error) => headers.extend(error.field()),
-        _ => {}
-    }
-    response
 }

@@ -14,7 +14,7 @@ use super::sweep::Sweep;
 use crate::generation::Generation;
 use crate::plugin::Instances;
 use crate::protocol::deflate::Codec;
-use crate::telemetry::{AccessLog, EndpointMetrics, WorkerMetrics};
+use crate::telemetry::{AccessLog, Clock, EndpointMetrics, WorkerMetrics};
 use crate::upstream::{Balancer, Endpoint, Pools, Upstream};
 
 /// Size of the buffer that all relays of a worker read into. At 64 KiB, messages of that size cost
@@ -34,6 +34,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) buffers: RefCell<Buffers>,
+    pub(crate) clock: RefCell<Clock>,
     /// By [`EndpointState::id`](crate::upstream::EndpointState::id).
     endpoints: RefCell<HashMap<u64, Arc<EndpointMetrics>>>,
     /// Client connections open.
@@ -92,6 +93,7 @@ impl Worker {
                 write: Vec::new(),
                 codec: Codec::default(),
             }),
+            clock: RefCell::new(Clock::system()),
             endpoints: RefCell::default(),
             connections: Cell::new(0),
             in_force,

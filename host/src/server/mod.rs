@@ -87,8 +87,8 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
     let access_log = config
-        .access_log
-        .as_ref()
+        .access_logs
+        .first()
         .map(open_access_log)
         .transpose()?;
     let (addresses, sockets) = bind(&config)?;
@@ -174,8 +174,8 @@ fn open_access_log(settings: &config::AccessLog) -> Result<Arc<AccessLogFile>, E
         LogTarget::File(path) => Target::File(path),
     };
     let format = match settings.format {
-        LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
+        _ => Format::Text,
     };
     AccessLogFile::open(target, format).map_err(|source| Error::AccessLog {
         path: match &settings.target {

@@ -144,7 +144,7 @@ fn needs_restart(running: &Config, next: &Config) -> Option<&'static str> {
     [
         ("workers", running.workers != next.workers),
         ("admin", running.admin != next.admin),
-        ("access_log", running.access_log != next.access_log),
+        ("access_log", running.access_logs != next.access_logs),
         ("listeners", running.listeners != next.listeners),
     ]
     .into_iter()

@@ -11,6 +11,7 @@
 //! The log proper is `tracing`; this file decides where its events go.
 
 mod access_log;
+mod clock;
 mod exposition;
 mod line;
 mod metrics;
@@ -23,6 +24,7 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub(crate) use access_log::{AccessLog, AccessLogFile, Target};
+pub(crate) use clock::{Clock, since_epoch};
 pub(crate) use exposition::CONTENT_TYPE;
 pub(crate) use metrics::{
     Direction, EndpointMetrics, EndpointStatus, Fate, Metrics, Phase, PluginMetrics, ReloadResult,

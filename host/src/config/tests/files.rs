@@ -92,9 +92,15 @@ fn expires_counts_seconds() {
         ("modified -1d", after(-86_400, true)),
     ] {
         let config = config(&with(UPSTREAM, &format!("+expires = {text:?}")));
-        assert_eq!(config.sites[0].routes[0].expires, expected, "{text}");
+        assert_eq!(
+            config.sites[0].routes[0].settings.expires, expected,
+            "{text}"
+        );
     }
-    assert_eq!(config(BASE).sites[0].routes[0].expires, Expires::Off);
+    assert_eq!(
+        config(BASE).sites[0].routes[0].settings.expires,
+        Expires::Off
+    );
 }
 
 #[test]

@@ -8,11 +8,19 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::*;
+use crate::config::variables::Stage;
 use crate::config::{
     Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Limits, Liveness,
-    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, SiteName, SwapPolicy,
-    UpstreamTls, Variable, WebSocket,
+    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, Settings, SiteName,
+    SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
 };
+
+fn proxy(upstream: usize) -> Action {
+    Action::Proxy(Target {
+        upstream,
+        replace_prefix: None,
+    })
+}
 
 #[test]
 fn what_a_file_leaves_out_has_its_default() {
@@ -25,7 +33,7 @@ fn what_a_file_leaves_out_has_its_default() {
         std::thread::available_parallelism().unwrap().get()
     );
     assert_eq!(config.admin, None);
-    assert_eq!(config.access_log, None);
+    assert_eq!(config.access_logs, []);
     let limits = Limits {
         max_header_bytes: 32 * 1024,
         max_headers: 100,
@@ -87,12 +95,12 @@ fn what_a_file_leaves_out_has_its_default() {
     assert_eq!(site.certificate, None);
     let route = &site.routes[0];
     assert_eq!(route.pattern, Pattern::Prefix("/".to_owned()));
-    assert_eq!(route.action, Action::Proxy(0));
+    assert_eq!(route.action, proxy(0));
     assert_eq!(route.plugins, [0]);
-    assert_eq!(route.set_headers, []);
-    assert_eq!(route.upgrade, ["websocket"]);
+    assert_eq!(route.settings.set_headers, []);
+    assert_eq!(route.settings.upgrade, ["websocket"]);
     assert_eq!(
-        route.timeouts,
+        route.settings.timeouts,
         RouteTimeouts {
             connect: seconds(60),
             send: seconds(60),
@@ -100,7 +108,7 @@ fn what_a_file_leaves_out_has_its_default() {
         }
     );
     assert_eq!(
-        route.websocket,
+        route.settings.websocket,
         WebSocket {
             max_message_bytes: 1 << 20,
             idle_timeout: seconds(60),
@@ -114,13 +122,14 @@ fn what_a_file_leaves_out_has_its_default() {
             close_timeout: Duration::from_secs(5),
         }
     );
-    assert_eq!(route.max_body_bytes, 1 << 20);
+    assert_eq!(route.settings.max_body_bytes, 1 << 20);
 }
 
 #[test]
 fn a_session_may_be_silent_as_long_as_a_read_may_take_unless_said_otherwise() {
     let idle = |text: &str| {
         config(&with(UPSTREAM, text)).sites[0].routes[0]
+            .settings
             .websocket
             .idle_timeout
     };
@@ -147,7 +156,7 @@ fn each_leg_can_be_compressed_by_itself() {
             .routes
             .remove(0);
         let expected = Compression { client, service };
-        assert_eq!(route.websocket.compression, expected, "{text}");
+        assert_eq!(route.settings.websocket.compression, expected, "{text}");
     }
 }
 
@@ -159,6 +168,7 @@ fn origins_and_the_rules_of_a_handshake_are_as_written() {
             .remove(0)
             .routes
             .remove(0)
+            .settings
             .websocket
     };
     let origins =
@@ -182,6 +192,7 @@ fn pings_and_the_greatest_age_are_off_unless_asked_for_per_side() {
     let liveness = |keys: &str| {
         let text = format!("+websocket = {{ idle_timeout = \"1h\", {keys} }}");
         config(&with(UPSTREAM, &text)).sites[0].routes[0]
+            .settings
             .websocket
             .liveness
     };
@@ -400,10 +411,7 @@ fn a_url_makes_one_upstream_that_all_routes_with_it_share() {
         .collect();
     assert_eq!(
         actions,
-        [0, 1, 1, 2, 3, 4]
-            .map(Action::Proxy)
-            .iter()
-            .collect::<Vec<_>>()
+        [0, 1, 1, 2, 3, 4].map(proxy).iter().collect::<Vec<_>>()
     );
     let names: Vec<_> = config
         .upstreams
@@ -488,6 +496,7 @@ fn header_fields_keep_the_order_of_the_file() {
         .remove(0)
         .routes
         .remove(0)
+        .settings
         .set_headers;
     let names: Vec<_> = set_headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["x-b", "x-a", "host"]);
@@ -508,5 +517,117 @@ fn a_route_may_answer_by_itself() {
     };
     assert_eq!(respond.status, StatusCode::MOVED_PERMANENTLY);
     assert_eq!(respond.headers.len(), 1);
-    assert_eq!(respond.body, "moved");
+    let body = [Part::Literal("moved".to_owned())];
+    assert_eq!(respond.body.as_ref().unwrap().parts(), body);
+}
+
+#[test]
+fn a_redirect_is_an_answer_with_a_location() {
+    let respond = |line: &str| match config(&with(UPSTREAM, line)).sites[0].routes[0]
+        .action
+        .clone()
+    {
+        Action::Respond(respond) => (respond.status.as_u16(), respond.headers, respond.body),
+        action => panic!("{action:?}"),
+    };
+    let short = respond(r#"redirect = "https://$host$request_uri""#);
+    assert_eq!((short.0, &short.2), (302, &None));
+    let long = respond(r#"redirect = { to = "https://$host$request_uri", status = 308 }"#);
+    assert_eq!((long.0, long.1), (308, short.1));
+}
+
+#[test]
+fn a_path_of_a_url_takes_the_place_of_the_prefix() {
+    let target = |line: &str| match config(&with(UPSTREAM, line)).sites[0].routes[0]
+        .action
+        .clone()
+    {
+        Action::Proxy(target) => target.replace_prefix,
+        action => panic!("{action:?}"),
+    };
+    let url = target(r#"url = "http://127.0.0.1:9010/app/""#);
+    assert_eq!(url.as_deref(), Some("/app/"));
+    let upstream = target("+replace_prefix = \"/app/\"");
+    assert_eq!(upstream.as_deref(), Some("/app/"));
+    assert_eq!(target(r#"url = "http://127.0.0.1:9010""#), None);
+}
+
+#[test]
+fn routes_take_over_from_their_site_what_they_do_not_have_themselves() {
+    let site = "+set_headers = { X-Site = \"1\", X-Both = \"1\" }\n\
+                timeouts = { connect = \"1s\", read = \"2s\" }\nmax_body = \"1B\"\n\
+                websocket = { max_message = \"1B\" }";
+    let settings = |route: &str| {
+        config(&with(UPSTREAM, route).replace(NAMES, &with_site(site))).sites[0].routes[0]
+            .settings
+            .clone()
+    };
+    let fields = |settings: &Settings| -> Vec<_> {
+        let names = settings.set_headers.iter();
+        names.map(|(name, _)| name.to_string()).collect()
+    };
+    let none = settings(UPSTREAM);
+    assert_eq!(fields(&none), ["x-site", "x-both"]);
+    assert_eq!(none.timeouts.connect, Duration::from_secs(1));
+    assert_eq!(none.websocket.idle_timeout, Duration::from_secs(2));
+    assert_eq!(
+        (none.max_body_bytes, none.websocket.max_message_bytes),
+        (1, 1)
+    );
+    // Fields are taken over together or not at all, durations one by one.
+    let own = settings("+set_headers = { X-Both = \"2\" }\ntimeouts = { read = \"3s\" }");
+    assert_eq!(fields(&own), ["x-both"]);
+    assert_eq!(own.timeouts.connect, Duration::from_secs(1));
+    assert_eq!(own.websocket.idle_timeout, Duration::from_secs(3));
+}
+
+fn with_site(keys: &str) -> String {
+    keys.replace('+', &format!("{NAMES}\n"))
+}
+
+#[test]
+fn a_map_finds_texts_hosts_patterns_and_else_the_default() {
+    let text = with(
+        TOP,
+        r#"[maps.place]
+source = "$host"
+hostnames = true
+default = "else"
+values = { "a.example" = "exact", "*.example" = "suffix", "*.b.example" = "longer", "b.*" = "prefix", "~*^(C+)[.]" = "group $1", "~^c" = "later", ".d.org" = "both" }"#,
+    );
+    let map = config(&text).maps.remove(0);
+    for (host, expected) in [
+        ("A.EXAMPLE", "exact"),
+        ("x.example", "suffix"),
+        ("x.b.example", "longer"),
+        ("b.example", "suffix"),
+        ("b.org", "prefix"),
+        ("d.org", "both"),
+        ("x.d.org", "both"),
+        ("unknown", "else"),
+        ("", "else"),
+    ] {
+        let found = map.find(host);
+        assert_eq!(
+            found.value.parts(),
+            [Part::Literal(expected.to_owned())],
+            "{host}"
+        );
+        assert!(found.groups.is_none(), "{host}");
+    }
+    let found = map.find("cc.net");
+    assert_eq!(&found.groups.unwrap()[1], "cc");
+    assert_eq!(found.value.parts()[1], Part::Variable(Variable::Capture(1)));
+}
+
+#[test]
+fn maps_may_name_maps_in_any_order() {
+    let text = with(
+        TOP,
+        "[maps.a]\nsource = \"$b\"\n[maps.b]\nsource = \"$status\"\n[maps.c]\nsource = \"$host\"",
+    );
+    let maps = config(&text).maps;
+    assert_eq!(maps[0].source.parts(), [Part::Variable(Variable::Map(1))]);
+    let stages: Vec<_> = maps.iter().map(|map| map.stage).collect();
+    assert_eq!(stages, [Stage::Response, Stage::Response, Stage::Request]);
 }

@@ -71,7 +71,7 @@ fn unknown_keys_and_keys_of_later_releases_are_explained_where_they_stand() {
             UPSTREAM,
             r#"+proxy_pass = "http://chat""#,
             &[
-                "12:1: sites[0].routes[0].proxy_pass: unknown key; known here: match, upstream, url, files, respond, plugins, set_headers, upgrade, timeouts, websocket, max_body, expires",
+                "12:1: sites[0].routes[0].proxy_pass: unknown key; known here: match, upstream, url, files, respond, redirect, replace_prefix, plugins, timeouts, websocket, set_headers, add_headers, hide_headers, pass_headers, rewrite_location, rewrite_cookies, absolute_redirect, server_header, upgrade, retry, ignore_client_abort, max_body, expires, access_log",
             ],
         ),
         (
@@ -129,7 +129,9 @@ fn top_level_sections_are_explained_where_they_stand() {
         (
             TOP,
             r#"access_log = "stdout""#,
-            &[r#"1:1: access_log: expected a table such as { path = "stdout" }, found "stdout""#],
+            &[
+                r#"1:1: access_log: expected a table such as { path = "stdout" }, a list of such tables, or false, found "stdout""#,
+            ],
         ),
         (
             TOP,
@@ -146,7 +148,7 @@ fn top_level_sections_are_explained_where_they_stand() {
         (
             TOP,
             r#"access_log = { path = "stdout", format = "xml" }"#,
-            &[r#"1:33: access_log.format: expected "text" or "json", found "xml""#],
+            &[r#"1:33: access_log.format: unknown format "xml"; known: text, json, combined"#],
         ),
         (
             TOP,
@@ -543,35 +545,28 @@ fn sites_are_explained_where_they_stand() {
             NAMES,
             r#"names = ["example.com:8080"]"#,
             &[
-                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", found "example.com:8080"; ports belong to `listeners`"#,
+                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", or a pattern such as "~^www[0-9]+[.]example[.]com$", found "example.com:8080"; ports belong to `listeners`"#,
             ],
         ),
         (
             NAMES,
-            r#"names = ["~^www"]"#,
+            r#"names = ["~^(www"]"#,
             &[
-                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", found "~^www"; regular expressions are not supported in this release"#,
+                r#"8:10: sites[0].names[0]: expected a regular expression, found "~^(www"; unclosed group"#,
             ],
         ),
         (
             NAMES,
             r#"names = ["www.*.com"]"#,
             &[
-                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", found "www.*.com""#,
+                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", or a pattern such as "~^www[0-9]+[.]example[.]com$", found "www.*.com""#,
             ],
         ),
         (
             NAMES,
             r#"names = [".example.com"]"#,
             &[
-                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", found ".example.com"; write "example.com", "*.example.com" for both"#,
-            ],
-        ),
-        (
-            NAMES,
-            r#"names = ["Example.com", "example.com"]"#,
-            &[
-                r#"8:25: sites[0].names[1]: "example.com" is already a name of sites[0] on 127.0.0.1:8080"#,
+                r#"8:10: sites[0].names[0]: expected a host name such as "www.example.com", "*.example.com" or "www.example.*", or a pattern such as "~^www[0-9]+[.]example[.]com$", found ".example.com"; write "example.com", "*.example.com" for both"#,
             ],
         ),
         (
@@ -587,13 +582,6 @@ fn sites_are_explained_where_they_stand() {
             &[
                 "9:1: sites[0].certificate.key: missing; expected a path of a PEM file",
                 r#"9:17: sites[0].certificate.chain: expected a file that can be read, found "missing.pem"; No such file or directory"#,
-            ],
-        ),
-        (
-            CHAIN,
-            "+[[sites]]\nnames = [\"example.com\"]\nroutes = [{ match = \"/\", upstream = \"chat\" }]",
-            &[
-                r#"14:10: sites[1].names[0]: "example.com" is already a name of sites[0] on 127.0.0.1:8080"#,
             ],
         ),
         (
@@ -658,21 +646,21 @@ fn routes_are_explained_where_they_stand() {
             UPSTREAM,
             "",
             &[
-                "9:1: sites[0].routes[0]: expected one of `upstream`, `url`, `files` and `respond`, found none",
+                "9:1: sites[0].routes[0]: expected one of `upstream`, `url`, `files`, `respond` and `redirect`, found none",
             ],
         ),
         (
             UPSTREAM,
             r#"+url = "http://127.0.0.1:9010""#,
             &[
-                "12:1: sites[0].routes[0].url: this route already has `upstream`; expected only one of `upstream`, `url`, `files` and `respond`",
+                "12:1: sites[0].routes[0].url: this route already has `upstream`; expected only one of `upstream`, `url`, `files`, `respond` and `redirect`",
             ],
         ),
         (
             UPSTREAM,
             r#"+files = "/srv""#,
             &[
-                "12:1: sites[0].routes[0].files: this route already has `upstream`; expected only one of `upstream`, `url`, `files` and `respond`",
+                "12:1: sites[0].routes[0].files: this route already has `upstream`; expected only one of `upstream`, `url`, `files`, `respond` and `redirect`",
             ],
         ),
         (
@@ -698,9 +686,44 @@ fn routes_are_explained_where_they_stand() {
         ),
         (
             UPSTREAM,
-            r#"url = "http://127.0.0.1:9010/ver""#,
+            r#"url = "http://127.0.0.1:9010/ver?x=1""#,
             &[
-                r#"11:1: sites[0].routes[0].url: expected a URL such as "http://localhost:9010", found "http://127.0.0.1:9010/ver"; a path ("/ver") is not supported in this release, requests keep theirs"#,
+                r#"11:1: sites[0].routes[0].url: expected a URL such as "http://localhost:9010", found "http://127.0.0.1:9010/ver?x=1"; requests bring their own query"#,
+            ],
+        ),
+        (
+            MATCH,
+            "match = \"~ ^/a\"\nreplace_prefix = \"/b\"",
+            &[
+                "11:1: sites[0].routes[0].replace_prefix: a route with a pattern has no prefix to replace; leave out the path",
+            ],
+        ),
+        (
+            "match = \"/\"\nupstream = \"chat\"",
+            "match = \"~ ^/a\"\nurl = \"http://127.0.0.1:9010/\"",
+            &[
+                "11:1: sites[0].routes[0].url: a route with a pattern has no prefix to replace; leave out the path",
+            ],
+        ),
+        (
+            UPSTREAM,
+            "url = \"http://127.0.0.1:9010/\"\nreplace_prefix = \"/b\"",
+            &[
+                "12:1: sites[0].routes[0].replace_prefix: has an effect only beside `upstream`; a `url` has its path at its end",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+replace_prefix = "b""#,
+            &[
+                r#"12:1: sites[0].routes[0].replace_prefix: expected a path such as "/app/", found "b""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"url = "http://chat/a""#,
+            &[
+                r#"11:1: sites[0].routes[0].url: "chat" is an upstream of this file; write `upstream = "chat"` and `replace_prefix = "/a"`"#,
             ],
         ),
         (
@@ -722,13 +745,6 @@ fn routes_are_explained_where_they_stand() {
             r#"url = "http://chat""#,
             &[
                 r#"11:1: sites[0].routes[0].url: "chat" is an upstream of this file; write `upstream = "chat"`"#,
-            ],
-        ),
-        (
-            UPSTREAM,
-            r#"+set_headers = { Connection = "upgrade" }"#,
-            &[
-                "12:17: sites[0].routes[0].set_headers.Connection: the proxy sets this field itself; `upgrade` says what clients may switch to",
             ],
         ),
         (
@@ -1031,6 +1047,162 @@ fn pings_beside_an_idle_timeout_that_nobody_chose_are_a_warning() {
     ] {
         assert_eq!(warnings(keys), [""; 0], "{keys}");
     }
+}
+
+#[test]
+fn a_name_that_is_taken_is_a_warning() {
+    let text = with(
+        NAMES,
+        r#"names = ["Example.com", "example.com", "~^a", "~^a"]"#,
+    ) + "[[sites]]\nnames = [\"example.com\"]\nroutes = [{ match = \"/\", upstream = \"chat\" }]";
+    let warnings: Vec<_> = parse(&text)
+        .unwrap()
+        .warnings
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"tidegate.toml:8:25: sites[0].names[1]: has no effect: "example.com" is already a name of sites[0] on 127.0.0.1:8080"#,
+            r#"tidegate.toml:8:47: sites[0].names[3]: has no effect: "~^a" is already a name of sites[0] on 127.0.0.1:8080"#,
+            r#"tidegate.toml:14:10: sites[1].names[0]: has no effect: "example.com" is already a name of sites[0] on 127.0.0.1:8080"#,
+        ]
+    );
+}
+
+#[test]
+fn maps_and_formats_are_explained_where_they_stand() {
+    explained(&[
+        (
+            TOP,
+            "[maps.host]\nsource = \"$uri\"",
+            &["1:7: maps.host: `$host` is a variable already"],
+        ),
+        (
+            TOP,
+            "[maps.a-b]\nsource = \"$host\"",
+            &["1:7: maps.a-b: expected a name of letters, digits and `_`, without the dollar"],
+        ),
+        (
+            TOP,
+            "[maps.upgrade]\ndefault = \"close\"",
+            &[r#"1:7: maps.upgrade.source: missing; expected text such as "$http_upgrade""#],
+        ),
+        (
+            TOP,
+            "[maps.a]\nsource = \"$b\"\n[maps.b]\nsource = \"$c\"\n[maps.c]\nsource = \"x\"\ndefault = \"$b\"",
+            &[
+                "3:7: maps.b: depends on itself: $b → $c → $b",
+                "5:7: maps.c: depends on itself: $c → $b → $c",
+            ],
+        ),
+        (
+            TOP,
+            "[maps.a]\nsource = \"$hots\"\nvalues = { \"~(\" = \"x\", \"~x\" = \"$1\", A = 1, a = \"2\" }",
+            &[
+                r#"2:1: maps.a.source: unknown variable `$hots`; did you mean `$host`? (in "$hots")"#,
+                r#"3:12: maps.a.values."~(": expected a regular expression, found "x"; unclosed group"#,
+                r#"3:24: maps.a.values."~x": `$1` means a group of a pattern, and there is none here (in "$1")"#,
+                "3:37: maps.a.values.A: expected text, which may have variables, found 1",
+                "3:44: maps.a.values.a: this text is already in this table; case makes no difference",
+            ],
+        ),
+        (
+            TOP,
+            "[log_formats]\ncombined = \"$status\"\nmain = \"$stauts\"\nother = { escape = \"url\" }",
+            &[
+                "2:1: log_formats.combined: is a format that every file has; expected another name",
+                r#"3:1: log_formats.main: unknown variable `$stauts`; did you mean `$status`? (in "$stauts")"#,
+                r#"4:1: log_formats.other.line: missing; expected text such as "$remote_addr $status""#,
+                r#"4:11: log_formats.other.escape: expected "hex", "json" or "off", found "url""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            "+access_log = { path = \"stdout\", format = \"combind\" }",
+            &[
+                r#"12:33: sites[0].routes[0].access_log.format: unknown format "combind"; did you mean "combined"?"#,
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn what_routes_add_and_rewrite_is_explained_where_it_stands() {
+    explained(&[
+        (
+            UPSTREAM,
+            r#"+set_headers = { X-Status = "$status" }"#,
+            &[
+                r#"12:17: sites[0].routes[0].set_headers.X-Status: `$status` is not known before the response, in `add_headers` and access logs (in "$status")"#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+add_headers = { X-Sent = "$bytes_sent", Content-Length = "1", X-A = 1, X-B = {} }"#,
+            &[
+                r#"12:17: sites[0].routes[0].add_headers.X-Sent: `$bytes_sent` is known only at the end, for access logs (in "$bytes_sent")"#,
+                "12:41: sites[0].routes[0].add_headers.Content-Length: the proxy sets this field itself, as the body requires",
+                r#"12:63: sites[0].routes[0].add_headers.X-A: expected text, a table such as { value = "DENY", always = true }, or a list of these, found 1"#,
+                r#"12:72: sites[0].routes[0].add_headers.X-B.value: missing; expected text such as "DENY""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+rewrite_location = "on""#,
+            &[
+                r#"12:1: sites[0].routes[0].rewrite_location: expected "default", "off" or a list of tables such as { from = "http://localhost:8000/", to = "/" }, found "on""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+rewrite_location = [{ from = "~ (a", to = "$1" }, { from = "" }]"#,
+            &[
+                r#"12:23: sites[0].routes[0].rewrite_location[0].from: expected a regular expression, found "~ (a"; unclosed group"#,
+                r#"12:38: sites[0].routes[0].rewrite_location[0].to: `$1` means a group of a pattern, and there is none here (in "$1")"#,
+                "12:51: sites[0].routes[0].rewrite_location[1].to: missing; expected text, which may have variables",
+                r#"12:53: sites[0].routes[0].rewrite_location[1].from: expected text, or a pattern such as "~ ^http://[^/]+/", found """#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+hide_headers = ["X Y"]"#,
+            &[
+                r#"12:17: sites[0].routes[0].hide_headers[0]: expected the name of a header field, of letters, digits and `-`, found "X Y""#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"+retry = { on = ["errors", 200, 502], tries = -1 }"#,
+            &[
+                r#"12:17: sites[0].routes[0].retry.on[0]: expected "error", "timeout", "invalid-response" or a status from 400 to 599, found "errors""#,
+                r#"12:27: sites[0].routes[0].retry.on[1]: expected "error", "timeout", "invalid-response" or a status from 400 to 599, found 200"#,
+                "12:38: sites[0].routes[0].retry.tries: expected a whole number, found -1",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"redirect = { status = 200, to = "/x" }"#,
+            &[
+                "11:14: sites[0].routes[0].redirect.status: expected 301, 302, 303, 307 or 308, found 200",
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"redirect = """#,
+            &[
+                r#"11:1: sites[0].routes[0].redirect: expected where to, such as "https://$host$request_uri", or a table such as { status = 301, to = "https://$host$request_uri" }, found """#,
+            ],
+        ),
+        (
+            UPSTREAM,
+            r#"redirect = "/$1""#,
+            &[
+                r#"11:1: sites[0].routes[0].redirect: `$1` means a group of a pattern, and there is none here (in "/$1")"#,
+            ],
+        ),
+    ]);
 }
 
 #[test]
