@@ -17,6 +17,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 
 use crate::config::{Certificate, Regex, SiteName, UpstreamTls};
 
+/// What HTTP/2 is called in a TLS handshake (RFC 9113 §3.2).
+pub(crate) const HTTP2: &[u8] = b"h2";
+
 /// What a certificate file can get wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -52,11 +55,12 @@ pub(crate) enum Error {
 }
 
 /// Returns the configuration of a TLS listener: TLS 1.2 and 1.3, a certificate by server name, and
-/// that of the first entry for clients that send none or an unknown one.
+/// that of the first entry for clients that send none or an unknown one. `http2`: clients may choose it.
 ///
 /// Sessions resume by tickets (RFC 8446 §4.6.1, RFC 5077), which need no state that workers share.
 pub(crate) fn server_config(
     sites: &[(&[SiteName], &Certificate)],
+    http2: bool,
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let resolver = Resolver::load(sites, &provider)?;
@@ -66,7 +70,10 @@ pub(crate) fn server_config(
         .with_cert_resolver(Arc::new(resolver));
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = match http2 {
+        true => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
+        false => vec![b"http/1.1".to_vec()],
+    };
     Ok(Arc::new(config))
 }
 

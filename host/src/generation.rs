@@ -22,6 +22,7 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) limits: config::Limits,
     pub(crate) timeouts: config::ClientTimeouts,
+    pub(crate) http2: config::Http2,
     /// In the order of the configuration.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) sites: Vec<Site>,
@@ -36,6 +37,8 @@ pub(crate) struct Generation {
 pub(crate) struct Listener {
     pub(crate) sites: SiteTable,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Clients may speak HTTP/2: chosen in the TLS handshake, or known beforehand without one.
+    pub(crate) http2: bool,
 }
 
 /// Names served alike.
@@ -139,6 +142,7 @@ impl Generation {
             number: previous.map_or(1, |previous| previous.number + 1),
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
+            http2: config.http2.clone(),
             listeners,
             sites,
             maps: config.maps.clone(),
@@ -226,7 +230,7 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
                 .iter()
                 .filter_map(|site| Some((&site.names[..], site.certificate.as_ref()?)))
                 .collect();
-            match certificates::server_config(&pairs) {
+            match certificates::server_config(&pairs, listener.http2) {
                 Ok(config) => tls = Some(config),
                 Err(source) => {
                     errors.push(Error::Certificate {
@@ -236,7 +240,11 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
                 }
             }
         }
-        listeners.push(Listener { sites: table, tls });
+        listeners.push(Listener {
+            sites: table,
+            tls,
+            http2: listener.http2,
+        });
     }
     listeners
 }

@@ -9,6 +9,7 @@ mod foreign;
 mod frame;
 mod guests;
 mod head;
+pub(crate) mod http2;
 mod metrics;
 mod process;
 mod service;

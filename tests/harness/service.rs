@@ -73,6 +73,13 @@ impl Service {
         within("end of the service's script", all).await.unwrap();
     }
 
+    /// Waits until the script has come to its end on one connection at least.
+    pub(crate) async fn one_finished(&self) {
+        let mut finished = self.finished.clone();
+        let one = finished.wait_for(|&count| count > 0);
+        within("end of the service's script", one).await.unwrap();
+    }
+
     async fn listen<F>(
         tls: Option<TlsAcceptor>,
         script: impl Fn(Connection) -> F + Send + Sync + 'static,

@@ -16,7 +16,7 @@ use super::settings::Inherited;
 use super::sites::Parts;
 use super::upstreams::Upstreams;
 use super::variables::Names;
-use super::{Admin, ClientTimeouts, Config, Limits, Listener, Loaded, maps, sites};
+use super::{Admin, ClientTimeouts, Config, Http2, Limits, Listener, Loaded, maps, sites};
 
 /// Why no smaller value: it is the least that hyper's buffer can be.
 const LEAST_HEADER_BYTES: u64 = 8 << 10;
@@ -52,6 +52,7 @@ fn config(t: &Table<'_>) -> Config {
         .flatten();
     let limits = t.section("limits", limits);
     let timeouts = t.section("timeouts", timeouts);
+    let http2 = t.section("http2", http2);
     let written_listeners = listeners(t, admin.as_ref());
     let maps = maps::read(t);
     let map_names = maps::names(&maps);
@@ -83,6 +84,7 @@ fn config(t: &Table<'_>) -> Config {
         limits,
         timeouts,
         maps,
+        http2,
         listeners: written_listeners
             .into_iter()
             .map(|(_, listener)| listener)
@@ -128,6 +130,18 @@ fn limits(t: &Table<'_>) -> Limits {
     }
 }
 
+fn http2(t: &Table<'_>) -> Http2 {
+    /// The window of a connection begins with this and cannot be made smaller (RFC 9113 §6.9.2).
+    const LEAST_WINDOW: u64 = 64 << 10;
+    const MOST: u64 = 1 << 30;
+    Http2 {
+        max_streams: t.whole("max_streams", 1..=65_535, 128),
+        stream_window_bytes: t.size("stream_window", 1 << 10..=MOST, 256 << 10),
+        connection_window_bytes: t.size("connection_window", LEAST_WINDOW..=MOST, 1 << 20),
+        send_buffer_bytes: t.size("send_buffer", 1 << 10..=MOST, 64 << 10),
+    }
+}
+
 fn timeouts(t: &Table<'_>) -> ClientTimeouts {
     ClientTimeouts {
         tls_handshake: t.duration("tls_handshake", Duration::from_secs(10)),
@@ -154,8 +168,9 @@ fn listeners<'r>(t: &Table<'r>, admin: Option<&Admin>) -> Vec<(Value<'r>, Listen
         let read = |t: &Table<'r>| {
             let bind = t.require("bind", ADDRESS);
             let tls = t.boolean("tls", false);
+            let http2 = t.boolean("http2", tls);
             let bind = bind.and_then(|value| Some((address(&value)?, value)));
-            bind.map(|(bind, value)| (Listener { bind, tls }, value))
+            bind.map(|(bind, value)| (Listener { bind, tls, http2 }, value))
         };
         let Some((listener, bind)) = item.table("a table", read).flatten() else {
             continue;

@@ -68,6 +68,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) maps: Vec<Map>,
+    pub(crate) http2: Http2,
     /// At least one.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) upstreams: Vec<Upstream>,
@@ -96,6 +97,19 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
 }
 
+/// What a client's connection may hold that speaks HTTP/2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Http2 {
+    /// Requests and sessions under way at once. Default 128; further ones are refused.
+    pub(crate) max_streams: u32,
+    /// What a client may send on one stream before somebody has taken it, in bytes. Default 256 KiB.
+    pub(crate) stream_window_bytes: u32,
+    /// The same for all streams of a connection together. Default 1 MiB.
+    pub(crate) connection_window_bytes: u32,
+    /// What is held back for a stream that the client does not read fast enough. Default 64 KiB.
+    pub(crate) send_buffer_bytes: usize,
+}
+
 /// How long clients may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientTimeouts {
@@ -118,6 +132,9 @@ pub(crate) struct ClientTimeouts {
 pub(crate) struct Listener {
     pub(crate) bind: SocketAddr,
     pub(crate) tls: bool,
+    /// Whether HTTP/2 may be spoken. Default: with TLS, where the handshake says what is; without, only
+    /// clients that know of it beforehand speak it.
+    pub(crate) http2: bool,
 }
 
 /// A named group of endpoints. `url = "..."` in a route makes one of its own.

@@ -3,6 +3,7 @@
 //! Each worker has a socket of its own per address (`SO_REUSEPORT`), so that the kernel shares out
 //! connections and no worker waits for another.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,8 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
-use super::{http, tls};
-use crate::proxy::{Client, ConnectionPermit, Signal, Worker};
+use super::{http1, http2, tls};
+use crate::proxy::{Client, ConnectionPermit, Http, Signal, Worker};
 use crate::stream::Stream;
 
 /// Connections that may wait for a worker to accept them.
@@ -21,6 +22,13 @@ const BACKLOG: i32 = 4096;
 
 /// How long to wait after a failure that has nothing to do with the client, such as no descriptors.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a client begins that knows beforehand that HTTP/2 is spoken here. No method of HTTP/1.1 begins
+/// so.
+const HTTP2_BEGINNING: &[u8] = b"PRI";
+
+/// How long to wait for the rest of it.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
 /// One worker's socket of one bound address.
 pub(crate) struct Listener {
@@ -65,7 +73,7 @@ impl Listener {
         };
         let watch = worker.sweep.watch();
         loop {
-            let drained = std::future::poll_fn(|cx| match watch.poll_signal(cx) {
+            let drained = poll_fn(|cx| match watch.poll_signal(cx) {
                 std::task::Poll::Ready(Signal::Drain) => std::task::Poll::Ready(()),
                 _ => std::task::Poll::Pending,
             });
@@ -106,6 +114,7 @@ async fn serve(
     let Ok(local) = setup else { return };
     let generation = worker.generation();
     let tls = generation.listeners[listener].tls.clone();
+    let speaks_http2 = generation.listeners[listener].http2;
     let (stream, tls) = match tls {
         None => (Stream::Plain(socket), None),
         Some(config) => {
@@ -122,8 +131,45 @@ async fn serve(
         }
     };
     drop(generation);
-    let client = Rc::new(Client::new(remote, local, listener, tls, &worker));
-    http::serve(stream, client, worker, permit).await;
+    let http = match &stream {
+        Stream::Plain(socket) if speaks_http2 => begun(socket, &worker).await,
+        stream if tls::chose_http2(stream) => Some(Http::Two),
+        _ => Some(Http::One),
+    };
+    let Some(http) = http else { return };
+    let client = Client::new(remote, local, listener, tls, http, &worker);
+    match http {
+        Http::One => http1::serve(stream, Rc::new(client), worker, permit).await,
+        // Boxed: it is larger, and this task is there for every connection.
+        Http::Two => Box::pin(http2::serve(stream, Rc::new(client), worker, permit)).await,
+    }
+}
+
+/// Returns what a client speaks that was told nothing of HTTP/2 but may know of it beforehand
+/// (RFC 9113 §3.3), by its first bytes, which stay where they are. None: they took too long, or the
+/// worker drains.
+async fn begun(socket: &TcpStream, worker: &Worker) -> Option<Http> {
+    let watch = worker.sweep.watch();
+    watch.arm(worker.generation().timeouts.header_read);
+    let looked = async {
+        loop {
+            let mut bytes = [0; HTTP2_BEGINNING.len()];
+            match socket.peek(&mut bytes).await {
+                Ok(length) if bytes[..length] == *HTTP2_BEGINNING => return Http::Two,
+                Ok(length @ 1..) if HTTP2_BEGINNING.starts_with(&bytes[..length]) => {
+                    // Nothing tells that there is more behind what has not been taken.
+                    tokio::time::sleep(PEEK_PAUSE).await;
+                }
+                _ => return Http::One,
+            }
+        }
+    };
+    let interrupted = poll_fn(|cx| watch.poll_signal(cx));
+    tokio::select! {
+        biased;
+        _ = interrupted => None,
+        http = looked => Some(http),
+    }
 }
 
 /// Takes the address for a moment and returns it with the port that was found free.

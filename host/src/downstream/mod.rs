@@ -2,7 +2,9 @@
 //!
 //! What is done with a request is `proxy/`'s business.
 
-mod http;
+mod close;
+mod http1;
+mod http2;
 mod listener;
 mod tls;
 

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::certificates::HTTP2;
 use crate::proxy::TlsFacts;
 use crate::stream::Stream;
 
@@ -59,5 +60,13 @@ fn openssl_name(suite: CipherSuite) -> &'static str {
         CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
         CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
         _ => "",
+    }
+}
+
+/// Whether HTTP/2 was agreed on in the TLS handshake (RFC 7301).
+pub(crate) fn chose_http2(stream: &Stream) -> bool {
+    match stream {
+        Stream::TlsServer(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        Stream::Plain(_) | Stream::TlsClient(_) | Stream::Http2(_) => false,
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::client::Handover;
 use super::ending::Ending;
 use super::session::RouteHandle;
 use crate::files;
@@ -28,6 +29,8 @@ enum Source {
     Fixed(Option<Bytes>),
     File(files::Body),
     Service(ServiceBody),
+    /// Not a body: what takes over the client's stream, once the 101 has gone out.
+    Switched(Option<Handover>),
 }
 
 /// A body as it comes from a service, and the connection it comes on.
@@ -85,6 +88,30 @@ impl ResponseBody {
             source: Source::Service(body),
             bytes: 0,
             ending: None,
+        }
+    }
+
+    /// No body: the client's stream goes to a session.
+    pub(crate) fn switched(handover: Handover) -> Self {
+        Self {
+            source: Source::Switched(Some(handover)),
+            bytes: 0,
+            ending: None,
+        }
+    }
+
+    /// Returns what takes over the client's stream, if this response switches protocols.
+    pub(crate) fn handover(&mut self) -> Option<Handover> {
+        match &mut self.source {
+            Source::Switched(handover) => handover.take(),
+            Source::Fixed(_) | Source::File(_) | Source::Service(_) => None,
+        }
+    }
+
+    /// Notes why what is left of it will not be sent.
+    pub(crate) fn failed(&mut self, error: &dyn std::error::Error) {
+        if let Some(ending) = &mut self.ending {
+            ending.failed(error);
         }
     }
 
@@ -146,16 +173,13 @@ impl Body for ResponseBody {
             Source::File(body) => ready!(body.poll_chunk(cx))
                 .map(|chunk| chunk.map(Frame::data).map_err(BodyError::File)),
             Source::Service(body) => ready!(body.poll_frame(cx)),
+            Source::Switched(_) => None,
         };
         match &frame {
             Some(Ok(frame)) => {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Some(Err(error)) => {
-                if let Some(ending) = &mut self.ending {
-                    ending.failed(error);
-                }
-            }
+            Some(Err(error)) => self.failed(error),
             None => {}
         }
         Poll::Ready(frame)
@@ -166,6 +190,7 @@ impl Body for ResponseBody {
             Source::Fixed(bytes) => bytes.is_none(),
             Source::File(body) => body.remaining() == 0,
             Source::Service(body) => body.incoming.is_end_stream(),
+            Source::Switched(_) => true,
         }
     }
 
@@ -176,6 +201,7 @@ impl Body for ResponseBody {
             }
             Source::File(body) => SizeHint::with_exact(body.remaining()),
             Source::Service(body) => body.incoming.size_hint(),
+            Source::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }

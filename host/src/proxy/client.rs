@@ -1,8 +1,8 @@
 //! A client's connection, as its sessions see it: who it is, and what it waits for.
 //!
-//! `downstream/http.rs` reads and writes it and acts on its watch.
+//! `downstream/http1.rs` or `downstream/http2.rs` reads and writes it and acts on its watch.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,21 +22,24 @@ pub(crate) struct Client {
     pub(crate) listener: usize,
     /// None: it is not encrypted.
     pub(crate) tls: Option<Box<TlsFacts>>,
+    pub(crate) http: Http,
     /// Number of the connection, from 1, over all workers.
     pub(crate) number: u64,
     requests: Cell<u64>,
-    /// What takes over the connection after a 101 went out.
-    pub(crate) handover: RefCell<Option<Handover>>,
     /// Expires when a head or the next request takes too long.
     pub(crate) watch: Watch,
     phase: Cell<Phase>,
+    /// Of a connection that several sessions share: it is open until the last of them has ended.
+    permit: Cell<Option<ConnectionPermit>>,
+    /// Sessions under way. HTTP/1.1 has one at a time.
+    sessions: Cell<usize>,
     ended: Cell<bool>,
     /// A write waits for the client to read.
     stalled: Cell<bool>,
     /// The response that is under way is the last one.
     last: Cell<bool>,
     header_read: Duration,
-    keep_alive: Duration,
+    keep_alive: Cell<Duration>,
 }
 
 /// What was agreed on in a TLS handshake.
@@ -50,8 +53,17 @@ pub(crate) struct TlsFacts {
     pub(crate) is_resumed: bool,
 }
 
-/// Takes a client's stream, the bytes that came after the request head, and the permit.
-pub(crate) type Handover = Box<dyn FnOnce(Stream, Bytes, ConnectionPermit)>;
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Http {
+    /// Or 1.0.
+    One,
+    Two,
+}
+
+/// Takes a client's stream, the bytes that came after the request head, and the permit of the
+/// connection if the stream is all of it.
+pub(crate) type Handover = Box<dyn FnOnce(Stream, Bytes, Option<ConnectionPermit>)>;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +83,7 @@ impl Client {
         local: SocketAddr,
         listener: usize,
         tls: Option<Box<TlsFacts>>,
+        http: Http,
         worker: &Worker,
     ) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -82,17 +95,24 @@ impl Client {
             local,
             listener,
             tls,
+            http,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
             requests: Cell::new(0),
-            handover: RefCell::default(),
             watch,
             phase: Cell::new(Phase::Head),
+            permit: Cell::new(None),
+            sessions: Cell::new(0),
             ended: Cell::new(false),
             stalled: Cell::new(false),
             last: Cell::new(false),
             header_read: generation.timeouts.header_read,
-            keep_alive: generation.timeouts.keep_alive,
+            keep_alive: Cell::new(generation.timeouts.keep_alive),
         }
+    }
+
+    /// Keeps the permit for as long as a session needs the connection.
+    pub(crate) fn keep(&self, permit: ConnectionPermit) {
+        self.permit.set(Some(permit));
     }
 
     /// Returns what the connection waits for.
@@ -113,6 +133,7 @@ impl Client {
     /// Notes that a request head is complete.
     pub(crate) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
+        self.sessions.set(self.sessions.get() + 1);
         self.phase.set(Phase::Session);
         self.watch.disarm();
     }
@@ -122,11 +143,20 @@ impl Client {
         self.last.set(true);
     }
 
-    /// Notes that an exchange is over, but for what still waits to be written.
+    /// Notes that a session is over, but for what still waits to be written.
     pub(crate) fn rest(&self) {
-        if !self.last.get() {
+        self.sessions.set(self.sessions.get() - 1);
+        if self.sessions.get() == 0 && !self.last.get() {
             self.phase.set(Phase::Idle);
-            self.watch.arm(self.keep_alive);
+            self.watch.arm(self.keep_alive.get());
+        }
+    }
+
+    /// Lets the client be idle for no longer than this from now on, since it was told to go.
+    pub(crate) fn hurry(&self, keep_alive: Duration) {
+        self.keep_alive.set(keep_alive);
+        if self.sessions.get() == 0 {
+            self.watch.arm(keep_alive);
         }
     }
 
@@ -134,7 +164,7 @@ impl Client {
     /// not the one that is waited for, and the send timeout rules.
     pub(crate) fn is_late(&self) -> bool {
         if self.stalled.get() {
-            self.watch.arm(self.keep_alive);
+            self.watch.arm(self.keep_alive.get());
         }
         !self.stalled.get()
     }
@@ -144,7 +174,7 @@ impl Observer for Rc<Client> {
     fn read(&self, bytes: usize) {
         if bytes == 0 {
             self.ended.set(true);
-        } else if self.phase.get() == Phase::Idle {
+        } else if self.phase.get() == Phase::Idle && self.http == Http::One {
             self.phase.set(Phase::Head);
             self.watch.arm(self.header_read);
         }
@@ -152,7 +182,8 @@ impl Observer for Rc<Client> {
 
     fn wrote(&self, stalled: bool) {
         self.stalled.set(stalled);
-        if self.phase.get() == Phase::Idle {
+        // What is written to a client of HTTP/2 that asks nothing may answer its pings.
+        if self.phase.get() == Phase::Idle && self.http == Http::One {
             self.watch.touch();
         }
     }

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
-use super::client::Client;
+use super::client::{Client, Http};
 use super::worker::Worker;
 use crate::generation::Route;
 use crate::telemetry::{Direction, EndpointMetrics, Record};
@@ -25,7 +25,7 @@ pub(crate) struct Ending {
     /// The endpoint that counts this as open.
     endpoint: Option<(Open, Arc<EndpointMetrics>)>,
     body: Option<Rc<BodyProgress>>,
-    /// The connection that is free for the next request when this ends.
+    /// The connection that has a session less when this ends.
     client: Option<Rc<Client>>,
 }
 
@@ -123,8 +123,9 @@ impl Ending {
             record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
         }
         let mut ending = self.take();
-        // The connection is not coming back, and an idle session should not hold more than it needs.
-        ending.client = None;
+        // A connection of HTTP/1.1 is not coming back, and an idle session should not hold more than
+        // it needs.
+        ending.client.take_if(|client| client.http == Http::One);
         ending
     }
 
@@ -149,12 +150,14 @@ impl Ending {
         if let Some(record) = &mut self.record {
             record.status = Some(status);
         }
-        // What is left of the request's body will not be read, so the connection cannot go on.
-        if unread {
+        // What is left of the request's body will not be read, so the connection cannot go on. A
+        // stream of HTTP/2 is simply reset.
+        let client = self.client.as_ref();
+        if unread && client.is_some_and(|client| client.http == Http::One) {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
-            if let Some(client) = &self.client {
+            if let Some(client) = client {
                 client.ends();
             }
         }

@@ -17,6 +17,7 @@ use super::failure::Failure;
 use super::head;
 use super::session::Session;
 use crate::config::RouteTimeouts;
+use crate::stream::ClientBody;
 use crate::upstream::{BodyProgress, Endpoint, Error, RequestBody, Sender, Upstream, http1};
 
 /// Sends the request to an endpoint and returns its response, once its head is complete. The body
@@ -28,7 +29,7 @@ pub(crate) async fn run(
     session: &mut Session,
     upstream: &Upstream,
     head: &mut Parts,
-    body: Option<Incoming>,
+    body: Option<ClientBody>,
     ending: &mut Ending,
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();

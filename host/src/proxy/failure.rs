@@ -28,6 +28,10 @@ pub(crate) enum Failure {
     BadHandshake(&'static str),
     #[error("WebSocket version is not 13")]
     BadWebSocketVersion,
+    #[error("extended CONNECT for a protocol that the route does not allow")]
+    ForeignProtocol,
+    #[error("extended CONNECT was answered as if nothing were to be switched")]
+    NotSwitched,
     #[error("opening handshake names no single origin, and the route asks for one")]
     NoOrigin,
     #[error("opening handshake comes from {origin:?}, which the route does not allow")]
@@ -53,7 +57,11 @@ impl Failure {
             Self::BadRequest(_) | Self::BadHandshake(_) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            // What RFC 9220 §3 asks for. An answer of 2xx would mean that the protocol has been
+            // switched to.
+            Self::TransferCoding | Self::ForeignProtocol | Self::NotSwitched => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoOrigin | Self::ForeignOrigin { .. } => StatusCode::FORBIDDEN,
@@ -92,7 +100,10 @@ impl Failure {
     pub(crate) fn is_ours(&self) -> bool {
         let chosen = matches!(
             self,
-            Self::TransferCoding | Self::Files(files::Error::Nothing { .. })
+            Self::TransferCoding
+                | Self::ForeignProtocol
+                | Self::NotSwitched
+                | Self::Files(files::Error::Nothing { .. })
         );
         self.status().is_server_error() && !chosen
     }

@@ -48,7 +48,9 @@ pub(crate) struct Offer {
 /// request goes on without it, as RFC 9110 §7.8 has it. So does one that has a body, for which a 101
 /// would have to wait.
 pub(crate) fn offer(head: &Parts, has_body: bool, settings: &config::Settings) -> Option<Offer> {
-    if !head.headers.contains_key(UPGRADE) || head.version != Version::HTTP_11 || has_body {
+    // No request of HTTP/2 has the field but what was translated to it.
+    let knows_it = matches!(head.version, Version::HTTP_11 | Version::HTTP_2);
+    if !head.headers.contains_key(UPGRADE) || !knows_it || has_body {
         return None;
     }
     let token = match settings.websocket.handshake {
@@ -186,8 +188,7 @@ pub(crate) async fn run(
     };
     let handover: Handover =
         Box::new(move |client, early, permit| relay::start(relay, client, early, permit));
-    *session.client.handover.borrow_mut() = Some(handover);
-    Ok(response)
+    Ok(response.map(|_| ResponseBody::switched(handover)))
 }
 
 /// What an endpoint answered.

@@ -188,7 +188,7 @@ pub(crate) fn target(head: &Parts) -> &str {
 
 /// Returns the host a request asks for: lower case, without port; empty if it names none.
 ///
-/// A request must have exactly one `Host` in HTTP/1.1 (RFC 9112 §3.2), and an absolute target goes
+/// A request must have exactly one `Host` from HTTP/1.1 on (RFC 9112 §3.2), and an absolute target goes
 /// before it (§3.2.2).
 pub(crate) fn host(head: &Parts) -> Result<String, Failure> {
     let mut values = head.headers.get_all(HOST).iter();
@@ -196,7 +196,7 @@ pub(crate) fn host(head: &Parts) -> Result<String, Failure> {
     if values.next().is_some() {
         return Err(Failure::BadRequest("more than one Host"));
     }
-    if field.is_none() && head.version == http::Version::HTTP_11 {
+    if field.is_none() && head.version >= http::Version::HTTP_11 {
         return Err(Failure::BadRequest("no Host"));
     }
     let field = field.filter(|host| !host.is_empty());

@@ -41,7 +41,8 @@ pub(crate) struct Ends {
     /// How long the peers may take to end the session once it is over.
     pub(crate) close_timeout: Duration,
     pub(crate) ending: Ending,
-    _permit: ConnectionPermit,
+    /// None: the client's stream is one of a connection that keeps its own.
+    _permit: Option<ConnectionPermit>,
 }
 
 /// What ends a session by the clock.
@@ -54,7 +55,12 @@ pub(crate) struct Clocks {
 /// Starts the task that relays. `client_early` is what the client sent after its request head.
 ///
 /// The task holds no more than it needs: there may be a hundred thousand of them, most of them idle.
-pub(crate) fn start(relay: Relay, client: Stream, client_early: Bytes, permit: ConnectionPermit) {
+pub(crate) fn start(
+    relay: Relay,
+    client: Stream,
+    client_early: Bytes,
+    permit: Option<ConnectionPermit>,
+) {
     let Relay {
         worker,
         service,

@@ -4,7 +4,6 @@
 //! `exchange.rs` and `handshake.rs`.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -16,8 +15,8 @@ use std::time::Duration;
 
 use http::header::EXPECT;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -29,12 +28,13 @@ use super::handshake::Offer;
 use super::head::{self, Hop};
 use super::variables::{Captured, Variables};
 use super::worker::{InForce, Worker};
-use super::{affinity, answer, exchange, expires, files, handshake};
+use super::{affinity, answer, exchange, expires, files, handshake, http2};
 use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
 use crate::route::Found;
+use crate::stream::ClientBody;
 use crate::telemetry::{EndpointMetrics, Record};
 use crate::upstream::{self, Search, Upstream};
 
@@ -82,35 +82,47 @@ pub(crate) struct Chosen {
 
 /// Serves one request.
 pub(crate) async fn run(
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     client: Rc<Client>,
     worker: Rc<Worker>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Response<ResponseBody> {
     worker.metrics.requests.increment();
     let (mut head, body) = request.into_parts();
+    let understood = match head.version {
+        Version::HTTP_2 => http2::translate(&mut head),
+        _ => Ok(()),
+    };
     let mut ending = Ending::begin(&worker, &client, &head);
     let has_body = !body.is_end_stream();
+    let connects = matches!(body, ClientBody::Upgrade);
     // Asking for it would make hyper ask the client for it.
     let is_withheld = head.headers.contains_key(EXPECT);
     let mut body = Some(body);
-    let response = match Session::begin(&head, has_body, client, worker) {
-        Ok(session) => session.answer(&mut head, &mut body, &mut ending).await,
-        Err(failure) => {
-            ending.failed(&failure);
-            answer::failed(&failure, &head)
-        }
+    let session = understood.and_then(|()| Session::begin(&head, has_body, client, worker));
+    let response = match session {
+        Ok(session) => Ok(session.answer(&mut head, &mut body, &mut ending).await),
+        Err(failure) => Err(failure),
     };
+    // To a client of HTTP/2 such an answer would mean that what it asked for has begun.
+    let response = response.and_then(|response| match response.status().is_success() {
+        true if connects => Err(Failure::NotSwitched),
+        _ => Ok(response),
+    });
+    let response = response.unwrap_or_else(|failure| {
+        ending.failed(&failure);
+        answer::failed(&failure, &head)
+    });
     let unread = match body {
         Some(body) if has_body => is_withheld || !discard(body).await,
         Some(_) => false,
         None => !ending.has_received(),
     };
-    Ok(ending.answer(response, unread))
+    ending.answer(response, unread)
 }
 
 /// Reads and forgets a body that nobody wants, if it is short and does not take long, so that the
 /// connection can serve the next request. Returns whether it came to its end.
-async fn discard(mut body: Incoming) -> bool {
+async fn discard(mut body: ClientBody) -> bool {
     if body
         .size_hint()
         .upper()
@@ -151,7 +163,7 @@ impl Session {
     async fn answer(
         mut self,
         head: &mut Parts,
-        body: &mut Option<Incoming>,
+        body: &mut Option<ClientBody>,
         ending: &mut Ending,
     ) -> Response<ResponseBody> {
         ending.routed(&self.route);
@@ -228,6 +240,9 @@ impl Session {
             .wants_groups
             .then(|| Captured::of(&route.pattern, &route.site().names, &path, &host));
         let offer = handshake::offer(head, has_body, &route.settings);
+        if offer.is_none() && http2::is_extended_connect(head) {
+            return Err(Failure::ForeignProtocol);
+        }
         let facts = Arc::new(Facts {
             scheme: if client.tls.is_some() {
                 "https"
@@ -261,7 +276,7 @@ impl Session {
     async fn serve(
         &mut self,
         head: &mut Parts,
-        body: &mut Option<Incoming>,
+        body: &mut Option<ClientBody>,
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
         if self.lacks_slash
@@ -306,7 +321,7 @@ impl Session {
     }
 
     /// Refuses a body that says itself that it is too long (RFC 9110 §15.5.14).
-    fn check_length(&self, body: Option<&Incoming>) -> Result<(), Failure> {
+    fn check_length(&self, body: Option<&ClientBody>) -> Result<(), Failure> {
         let limit = self.route.settings.max_body_bytes;
         if limit != 0 && body.is_some_and(|body| body.size_hint().lower() > limit) {
             return Err(upstream::BodyProblem::TooLarge { limit }.into());

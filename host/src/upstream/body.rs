@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use crate::stream::Patience;
+use crate::stream::{ClientBody, Patience};
 
 /// What can be wrong with a request body. All of it is the client's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +52,7 @@ impl BodyProgress {
 pub(crate) struct RequestBody(Option<Box<Streaming>>);
 
 struct Streaming {
-    incoming: Incoming,
+    incoming: ClientBody,
     /// 0: no limit.
     limit: u64,
     /// With a client that sends nothing.
@@ -62,9 +61,9 @@ struct Streaming {
 }
 
 impl RequestBody {
-    /// Wraps what hyper reads from the client. `limit` in bytes, 0 for none.
+    /// Wraps what is read from the client. `limit` in bytes, 0 for none.
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: ClientBody,
         limit: u64,
         read_timeout: Duration,
         progress: &Rc<BodyProgress>,

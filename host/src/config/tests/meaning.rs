@@ -10,9 +10,9 @@ use http::StatusCode;
 use super::*;
 use crate::config::variables::Stage;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Limits, Liveness,
-    MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, Settings, SiteName,
-    SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
+    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Http2, Limits,
+    Liveness, MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, Settings,
+    SiteName, SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
 };
 
 fn proxy(upstream: usize) -> Action {
@@ -50,7 +50,15 @@ fn what_a_file_leaves_out_has_its_default() {
         drain: seconds(30),
     };
     assert_eq!(config.timeouts, timeouts);
+    let http2 = Http2 {
+        max_streams: 128,
+        stream_window_bytes: 256 << 10,
+        connection_window_bytes: 1 << 20,
+        send_buffer_bytes: 64 << 10,
+    };
+    assert_eq!(config.http2, http2);
     assert!(!config.listeners[0].tls);
+    assert!(!config.listeners[0].http2);
 
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.name, "chat");
@@ -338,6 +346,8 @@ fn a_tls_listener_is_content_with_a_certificate_for_each_of_its_sites() {
     let loaded = parse(&text).unwrap();
     assert_eq!(loaded.warnings, []);
     assert!(loaded.config.listeners[0].tls);
+    // Where TLS is, HTTP/2 is, unless it is said otherwise.
+    assert!(loaded.config.listeners[0].http2);
     assert_eq!(
         loaded.config.sites[0].certificate.as_ref().unwrap().chain,
         Path::new("Cargo.toml")

@@ -77,7 +77,7 @@ fn unknown_keys_and_keys_of_later_releases_are_explained_where_they_stand() {
         (
             BIND,
             r#"+"odd key" = 1"#,
-            &[r#"3:1: listeners[0]."odd key": unknown key; known here: bind, tls"#],
+            &[r#"3:1: listeners[0]."odd key": unknown key; known here: bind, tls, http2"#],
         ),
         (
             TOP,
@@ -173,6 +173,20 @@ fn top_level_sections_are_explained_where_they_stand() {
             TOP,
             "[limits]\nmax_headers = 0",
             &["2:1: limits.max_headers: expected a whole number from 1 to 4096, found 0"],
+        ),
+        (
+            TOP,
+            "[http2]\nmax_streams = 0\nconnection_window = \"1KiB\"\nsend_buffer = \"2GiB\"",
+            &[
+                "2:1: http2.max_streams: expected a whole number from 1 to 65535, found 0",
+                r#"3:1: http2.connection_window: expected a size from 64KiB to 1GiB, found "1KiB""#,
+                r#"4:1: http2.send_buffer: expected a size from 1KiB to 1GiB, found "2GiB""#,
+            ],
+        ),
+        (
+            BIND,
+            r#"+http2 = "h2c""#,
+            &[r#"3:1: listeners[0].http2: expected true or false, found "h2c""#],
         ),
         (
             TOP,

@@ -3,26 +3,23 @@
 //! Each request becomes a session in `proxy/session.rs`. After a 101 the socket is taken back from
 //! hyper and handed to the session that asked for it.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
 use tracing::debug;
 
-use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, linger, refused, run};
-use crate::stream::{Guarded, Stream};
-
-/// How long a client may take to end its side after its connection has been closed here.
-const LINGER: Duration = Duration::from_secs(2);
+use super::close::close;
+use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, refused, run};
+use crate::stream::{ClientBody, Guarded, Stream};
 
 /// Why a connection was ended from here.
 enum Stop {
@@ -51,9 +48,22 @@ pub(crate) async fn serve(
     if generation.limits.max_headers != DEFAULT_MAX_HEADERS {
         builder.max_headers(generation.limits.max_headers);
     }
+    let handover = Rc::new(Cell::new(None));
     let service = {
-        let (client, worker) = (client.clone(), worker.clone());
-        service_fn(move |request| run(request, client.clone(), worker.clone()))
+        let (client, worker, handover) = (client.clone(), worker.clone(), handover.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let response = run(
+                request.map(ClientBody::Http1),
+                client.clone(),
+                worker.clone(),
+            );
+            let handover = handover.clone();
+            async move {
+                let mut response = response.await;
+                handover.set(response.body_mut().handover());
+                Ok::<_, Infallible>(response)
+            }
+        })
     };
     let stream = Guarded::new(stream, generation.timeouts.send, client.clone());
     drop(generation);
@@ -79,10 +89,9 @@ pub(crate) async fn serve(
     let mut last: &[u8] = b"";
     match result {
         Ok(Ok(())) => {
-            let handover = client.handover.borrow_mut().take();
-            if let Some(handover) = handover {
+            if let Some(handover) = handover.take() {
                 drop((client, parts.service));
-                handover(stream, parts.read_buf, permit);
+                handover(stream, parts.read_buf, Some(permit));
                 return;
             }
         }
@@ -108,24 +117,7 @@ pub(crate) async fn serve(
         Err(Stop::Idle) => {}
     }
     if !client.has_ended() {
-        end(&mut stream, last, &worker).await;
-    }
-}
-
-/// Says what is left to say, ends our side, and waits for the client to end its own: what it still
-/// sends must not make the kernel reset the connection before the last response has been read
-/// (RFC 9112 §9.6).
-async fn end(stream: &mut Stream, last: &[u8], worker: &Worker) {
-    let ended = async {
-        stream.write_all(last).await?;
-        stream.shutdown().await?;
-        linger(stream, worker).await;
-        Ok::<_, io::Error>(())
-    };
-    match timeout(LINGER, ended).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "client was gone before the end"),
-        Err(_) => debug!("client did not end its side"),
+        close(&mut stream, last, &worker).await;
     }
 }
 

@@ -1,7 +1,10 @@
-//! A byte stream to a peer: a plain socket or one under TLS, on either side of the proxy.
+//! A byte stream to a peer: a plain socket, one under TLS, or one of an HTTP/2 connection's streams.
 //!
 //! Who speaks TLS and with which configuration is decided in `downstream/tls.rs` and
 //! `upstream/connect.rs`.
+
+mod body;
+mod http2;
 
 use std::io;
 use std::pin::Pin;
@@ -13,13 +16,18 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::{client, server};
 
-/// A connected stream. TLS state is boxed, so that a plain tunnel does not pay for its size.
+pub(crate) use body::{ClientBody, Expectation, Http2Body};
+pub(crate) use http2::{Http2Stream, poll_room};
+
+/// A connected stream. All but a socket is boxed, so that a plain tunnel does not pay for its size.
 pub(crate) enum Stream {
     Plain(TcpStream),
     /// We are the TLS server: a client's connection.
     TlsServer(Box<server::TlsStream<TcpStream>>),
     /// We are the TLS client: a connection to a service.
     TlsClient(Box<client::TlsStream<TcpStream>>),
+    /// A WebSocket, or another upgrade, of a client that speaks HTTP/2 (RFC 8441).
+    Http2(Box<Http2Stream>),
 }
 
 /// Calls a method of whichever stream it is.
@@ -29,6 +37,7 @@ macro_rules! delegate {
             Stream::Plain(stream) => Pin::new(stream).$method($($argument),*),
             Stream::TlsServer(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
             Stream::TlsClient(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
+            Stream::Http2(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
     };
 }
@@ -65,6 +74,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::TlsServer(stream) => stream.is_write_vectored(),
             Self::TlsClient(stream) => stream.is_write_vectored(),
+            Self::Http2(stream) => stream.is_write_vectored(),
         }
     }
 
