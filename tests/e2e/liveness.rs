@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::harness::{
-    Connection, Frame, Service, Tidegate, close, handshake, ping, pong, route_to, text,
+    Connection, Frame, Service, Tidegate, binary, close, handshake, ping, pong, route_to, text,
 };
 
 /// Two routes to a service with these settings for WebSockets: `/blind` and, with a plugin that sees
@@ -172,6 +172,38 @@ async fn a_client_that_does_not_answer_is_given_up_and_both_sides_are_told() {
         client.expect_end().await;
     }
     service.finished().await;
+}
+
+#[tokio::test]
+async fn a_client_whose_answer_cannot_be_read_yet_is_not_given_up() {
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    let service = Service::start(move |mut connection| {
+        let told = told.clone();
+        async move {
+            accept(&mut connection).await;
+            told.notified().await;
+            while connection.read_frame().await != text("end") {}
+            connection.send_frame(text("got it")).await;
+            connection.read_to_end().await;
+        }
+    })
+    .await;
+    let settings = "ping_interval = { client = \"100ms\" }, ping_timeout = \"1s\"";
+    let tidegate = Tidegate::serving(&routes(&service, settings)).await;
+    for path in PATHS {
+        let mut client = tidegate.websocket(path).await;
+        let wire = binary([7; 100_000]).encode(Some([0; 4]));
+        let sent = client.send_until_stalled(&wire, 200 << 20).await;
+        // What could answer the first one is behind all that.
+        for _ in 0..2 {
+            read_ping(&mut client).await;
+        }
+        go_on.notify_one();
+        client.send(&wire[sent % wire.len()..]).await;
+        client.send_frame(text("end")).await;
+        assert_eq!(read_past_pings(&mut client).await, text("got it"), "{path}");
+    }
 }
 
 #[tokio::test]
