@@ -39,7 +39,22 @@ use bindings::tidegate::plugin::{http, logging, outgoing};
     reason = "generated from wit/, which documents it"
 )]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
+    wit_bindgen::generate!({
+        path: "../../../wit",
+        inline: "
+            package tests:misbehave;
+            world misbehave {
+                include tidegate:plugin/imports@0.1.0;
+                export tidegate:plugin/lifecycle@0.1.0;
+                export tidegate:plugin/request@0.1.0;
+                export tidegate:plugin/response@0.1.0;
+                export tidegate:plugin/balancer@0.1.0;
+                export tidegate:plugin/messages@0.1.0;
+            }
+        ",
+        world: "tests:misbehave/misbehave",
+        generate_all,
+    });
 }
 
 struct Misbehave;
