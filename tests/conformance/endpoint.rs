@@ -4,8 +4,7 @@
 
 use std::fmt;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::LIMIT;
 use super::deflate::{Deflater, Inflater, Problem};
@@ -42,6 +41,10 @@ impl fmt::Display for Side {
         })
     }
 }
+
+/// What a WebSocket can run on.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// What one end of a conversation has heard.
 #[derive(Debug, Default)]
@@ -99,7 +102,7 @@ struct Header {
 
 /// Answers messages until the conversation ends. `early` came with the handshake.
 pub(super) async fn echo(
-    stream: &mut TcpStream,
+    stream: &mut impl Stream,
     early: Vec<u8>,
     side: Side,
     agreement: Option<Agreement>,
@@ -127,7 +130,7 @@ pub(super) async fn echo(
 }
 
 impl Endpoint {
-    async fn converse(&mut self, stream: &mut TcpStream, heard: &mut Heard) -> Ending {
+    async fn converse(&mut self, stream: &mut impl Stream, heard: &mut Heard) -> Ending {
         loop {
             let frame = match self.next() {
                 Ok(Some(frame)) => frame,

@@ -2,10 +2,9 @@
 //! comes back.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::deflate::{Deflater, Inflater};
-use super::endpoint::{Ending, Heard, Side};
+use super::endpoint::{Ending, Heard, Side, Stream};
 use super::modes::Mode;
 use super::negotiation::Agreement;
 use super::{Case, End, LIMIT};
@@ -128,7 +127,7 @@ fn script(case: &Case, mode: Mode, side: Side, agreement: Option<Agreement>) -> 
 
 /// Sends a row and listens to the end. Returns what was heard, and what was sent.
 pub(super) async fn speak(
-    stream: &mut TcpStream,
+    stream: &mut impl Stream,
     early: Vec<u8>,
     side: Side,
     agreement: Option<Agreement>,
@@ -136,7 +135,7 @@ pub(super) async fn speak(
     mode: Mode,
 ) -> (Heard, Vec<u8>) {
     let script = script(case, mode, side, agreement);
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = tokio::io::split(&mut *stream);
     let writing = async {
         for piece in script.chunks(case.pieces) {
             // The other end may have heard enough.
