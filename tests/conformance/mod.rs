@@ -48,6 +48,8 @@ struct Case {
     parts: Vec<Part>,
     /// Bytes that are written at once.
     pieces: usize,
+    /// The sender ends its side behind them.
+    ends: bool,
     expected: Expected,
     /// Where it ends otherwise, and why.
     exceptions: Vec<(Mode, Option<Expected>, &'static str)>,
@@ -80,6 +82,7 @@ fn case(section: &'static str, name: impl Into<String>) -> Case {
         agrees: None,
         parts: Vec::new(),
         pieces: usize::MAX,
+        ends: false,
         expected: Expected {
             answers: Vec::new(),
             end: End::Closed(speaker::farewell()),
@@ -131,6 +134,12 @@ impl Case {
     /// Writes so many bytes at once.
     fn in_pieces_of(mut self, bytes: usize) -> Self {
         self.pieces = bytes;
+        self
+    }
+
+    /// Ends the sender's side of the connection behind what is sent.
+    fn ending(mut self) -> Self {
+        self.ends = true;
         self
     }
 

@@ -143,6 +143,9 @@ pub(super) async fn speak(
                 break;
             }
         }
+        if case.ends {
+            writer.shutdown().await.ok();
+        }
     };
     let listening = async {
         let inflater = agreement.map(|agreement| agreement.of(side.other()).inflater());

@@ -188,6 +188,34 @@ async fn a_closing_handshake_passes_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_side_with_its_close_frame_hears_the_answer() {
+    let (answer, answers) = tokio::sync::watch::channel(false);
+    let service = Service::start(move |mut connection| {
+        let mut answers = answers.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            while let Some(frame) = connection.next_frame().await {
+                if frame.opcode == 8 {
+                    answers.wait_for(|&now| now).await.unwrap();
+                }
+                connection.send_frame(frame).await;
+            }
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    let mut client = tidegate.websocket("/").await;
+    client.send_frame(close(4000, "bye")).await;
+    client.finish_sending().await;
+    // By then the one worker has seen the end of the first.
+    tidegate.websocket("/").await.expect_echo("another").await;
+    answer.send(true).unwrap();
+    assert_eq!(client.read_frame().await, close(4000, "bye"));
+    client.expect_end().await;
+}
+
+#[tokio::test]
 async fn a_service_that_dies_within_a_message_closes_the_client_with_1014() {
     let service = Service::start(|mut connection| async move {
         let request = connection.read_head().await;

@@ -614,13 +614,15 @@ impl Filter {
         if client.closed && service.closed {
             return Some(Outcome::Finished);
         }
-        let closing = self.close.is_some();
-        match (client.ended, service.ended) {
-            // After a Close frame the connection may go without another (RFC 6455 §7.1.4).
-            (true, _) | (_, true) if closing => Some(Outcome::Finished),
-            (true, _) => Some(Outcome::Failed(SessionFailure::ClientGone)),
-            (_, true) => Some(Outcome::Failed(SessionFailure::ServiceGone)),
-            _ => None,
+        match (self.close, client.ended, service.ended) {
+            // Who has sent a Close frame may end its side with it, as browsers do over HTTP/2, and waits
+            // for the answer. The other may go without one (RFC 6455 §7.1.4).
+            (Some((_, Side::Client)), _, ended) | (Some((_, Side::Service)), ended, _) => {
+                ended.then_some(Outcome::Finished)
+            }
+            (None, true, _) => Some(Outcome::Failed(SessionFailure::ClientGone)),
+            (None, _, true) => Some(Outcome::Failed(SessionFailure::ServiceGone)),
+            (None, false, false) => None,
         }
     }
 

@@ -112,6 +112,14 @@ fn what_follows() -> Vec<Case> {
         row("messages before a close")
             .sends([text("one"), binary("two"), bye.clone()])
             .answered([text("one"), binary("two")]),
+        row("a close with which its sender ends its side")
+            .sends([bye.clone()])
+            .ending(),
+        row("messages, and a close with which their sender ends its side")
+            .sends((0..20).map(|n| binary(vec![n; 5000])))
+            .sends([bye.clone()])
+            .answered((0..20).map(|n| binary(vec![n; 5000])))
+            .ending(),
         row("a close that arrives byte by byte")
             .sends([bye.clone()])
             .in_pieces_of(1),
