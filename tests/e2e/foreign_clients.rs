@@ -147,10 +147,14 @@ fn route_to_node(port: &str) -> String {
     format!("[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:{port}\"\n")
 }
 
-/// A plugin of a route that leaves another word in the place of one.
+/// A plugin of a route that leaves another word in the place of one, and may take its time.
 const REDACTED: &str = "plugins = [\"redact\"]\n";
-const REDACT: &str =
-    "[plugins.redact]\nmodule = \"builtin:redact\"\nconfig = { words = [\"secret\"] }\n";
+const REDACT: &str = r#"
+    [plugins.redact]
+    module = "builtin:redact"
+    config = { words = ["secret"] }
+    limits = { call_timeout = "1s" }
+"#;
 
 #[tokio::test]
 async fn compression_that_both_ends_agree_on_survives_a_blind_tunnel() {
