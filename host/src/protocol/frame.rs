@@ -1,6 +1,6 @@
 //! WebSocket frames: headers, masks, and where a frame ends (RFC 6455 §5.2, §5.3).
 //!
-//! What a row of frames means is for `message.rs`, and so is what depends on who sent one.
+//! What a row of frames means is for `message/`, and so is what depends on who sent one.
 
 use thiserror::Error;
 

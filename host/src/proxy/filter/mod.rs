@@ -3,11 +3,12 @@
 //! On `pass` a message's original bytes go on as they came: with their mask and their fragmentation,
 //! straight from the worker's buffer if they arrived whole. Only what a plugin changed or made is
 //! framed anew, and what comes compressed to a side that is not, or the reverse; and compressed
-//! messages are inflated only for somebody who wants them so. Parsing is `protocol/message.rs`'s
-//! business, compression `protocol/deflate.rs`'s, the verdict the chain's.
+//! messages are inflated only for somebody who wants them so. What becomes of a message is in
+//! `judge.rs`; parsing is `protocol/message/`'s business, the verdict the chain's.
+
+mod judge;
 
 use std::future::poll_fn;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,29 +17,21 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::closing;
 use super::compression::Legs;
 use super::failure::SessionFailure;
-use super::framing::{frame, frame_plain, is_data, is_worth_deflating};
+use super::framing::frame_plain;
 use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
 use super::relay::{Clocks, Ends};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
-use crate::plugin::{Handover, MessageChain, MessageVerdict, Sent};
+use crate::plugin::{Handover, MessageChain, Sent};
 use crate::protocol::close::CloseCode;
-use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater};
-use crate::protocol::message::{Event, MessageKind, MessageReader, ProtocolError, Side};
+use crate::protocol::message::{MessageReader, Side};
 use crate::stream::Stream;
-use crate::telemetry::{ClosedBy, Direction, Fate};
+use crate::telemetry::{ClosedBy, Direction};
 
 /// While more than this waits for a side, no more messages are judged that may add to it: what
 /// plugins make counts as much as what peers send.
 const HIGH_WATER_BYTES: usize = 64 * 1024;
-
-/// Messages of one session that are judged before other sessions get a turn. One read may hold tens
-/// of thousands, and each may cost a call.
-const MESSAGES_AT_ONCE: usize = 128;
-
-/// The same, for the bytes that they inflate to: what one read brings of messages that are plain.
-const INFLATED_AT_ONCE: usize = 256 * 1024;
 
 /// Worker buffers that a long message made larger than this are given back.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
@@ -363,217 +356,6 @@ impl Filter {
         result
     }
 
-    /// Reads messages from `input` and judges them. `write` is overwritten.
-    fn judge(
-        &mut self,
-        side: Side,
-        input: &[u8],
-        message: &mut Vec<u8>,
-        write: &mut Vec<u8>,
-        codec: &mut Codec,
-    ) -> (Judged, Result<(), SessionFailure>) {
-        write.clear();
-        let mut judged = Judged::default();
-        let mut messages = 0;
-        let result = loop {
-            match self.judge_next(side, input, &mut judged, message, write, codec) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(failure) => break Err(failure),
-            }
-            messages += 1;
-            if messages == MESSAGES_AT_ONCE
-                || judged.inflated > INFLATED_AT_ONCE
-                || write.len() > HIGH_WATER_BYTES
-                || self.sent_back(side) > HIGH_WATER_BYTES
-            {
-                judged.paused = judged.used < input.len();
-                break Ok(());
-            }
-        };
-        if !write.is_empty() {
-            judged.interrupt(input, write);
-        }
-        (judged, result)
-    }
-
-    /// Judges the next message. False: there is none that is whole.
-    fn judge_next(
-        &mut self,
-        side: Side,
-        input: &[u8],
-        judged: &mut Judged,
-        message: &mut Vec<u8>,
-        write: &mut Vec<u8>,
-        codec: &mut Codec,
-    ) -> Result<bool, SessionFailure> {
-        let inlet = self.inlet(side);
-        let compresses = inlet.compresses;
-        let read = inlet.reader.next(&input[judged.used..], message);
-        let (event, used) = read.map_err(|error| SessionFailure::protocol(side, error))?;
-        let start = judged.used;
-        judged.used += used;
-        let Codec { inflater, deflater } = codec;
-        // No payload: nobody needs it.
-        let (kind, payload, wire, can_pass) = match event {
-            Event::NeedMore { .. } => return Ok(false),
-            Event::Close { code, wire, .. } => {
-                judged.interrupt(input, write);
-                write.extend_from_slice(wire);
-                self.inlet(side).closed = true;
-                // 1005 stands for a Close frame without a code (RFC 6455 §7.1.5).
-                self.close.get_or_insert((code.unwrap_or(1005), side));
-                // What follows it is nothing (RFC 6455 §5.5.1).
-                judged.used = input.len();
-                return Ok(false);
-            }
-            Event::Message {
-                kind,
-                payload,
-                wire,
-            } => {
-                if kind == MessageKind::Pong && self.is_answer(payload) {
-                    self.inlet(side).answers += wire.len() as u64;
-                    return Ok(true);
-                }
-                let can_pass = !(compresses && is_worth_deflating(kind, payload));
-                (kind, Some(payload), wire, can_pass)
-            }
-            Event::Compressed {
-                kind,
-                payload,
-                wire,
-            } => {
-                let can_pass = self.compression.forwards_compressed(side);
-                let made = &mut judged.inflated;
-                let inflated = self.inflate(side, kind, payload, can_pass, inflater, made)?;
-                (kind, inflated, wire, can_pass)
-            }
-        };
-        let verdict = self.verdict(side, kind, payload)?;
-        let passes = matches!(verdict, MessageVerdict::Pass) && can_pass && self.sent.is_empty();
-        // One frame that passes simply makes the run longer.
-        if passes && wire.len() == used && (judged.run.is_empty() || judged.run.end == start) {
-            let run_start = if judged.run.is_empty() {
-                start
-            } else {
-                judged.run.start
-            };
-            judged.run = run_start..judged.used;
-            return Ok(true);
-        }
-        judged.interrupt(input, write);
-        self.take_sent(Some((side, write)), deflater);
-        let to = side.other();
-        let window = self.compression.window_towards(to);
-        match (verdict, payload) {
-            (MessageVerdict::Pass, Some(payload)) if !can_pass => {
-                frame(write, to, kind, payload, window, deflater);
-            }
-            (MessageVerdict::Pass, _) => write.extend_from_slice(wire),
-            (MessageVerdict::Replace(payload), _) => {
-                frame(write, to, kind, &payload, window, deflater);
-            }
-            (MessageVerdict::Drop, _) => {}
-            (MessageVerdict::Close { code, reason }, _) => {
-                return Err(SessionFailure::ClosedByPlugin { code, reason });
-            }
-        }
-        Ok(true)
-    }
-
-    /// Inflates a message if a plugin may want it, or if it cannot go on as it came. Nothing: it need
-    /// not be, or turned out to be longer than any plugin wants. Counts in `made` what it made.
-    fn inflate<'a>(
-        &self,
-        side: Side,
-        kind: MessageKind,
-        compressed: &[u8],
-        can_pass: bool,
-        inflater: &'a mut Inflater,
-        made: &mut usize,
-    ) -> Result<Option<&'a [u8]>, SessionFailure> {
-        let mut limit = self.max_message_bytes;
-        if can_pass {
-            let Some(longest) = self.chain.wanted_below(side, kind).checked_sub(1) else {
-                return Ok(None);
-            };
-            limit = limit.min(usize::try_from(longest).unwrap_or(limit));
-        }
-        let broken = |error| SessionFailure::protocol(side, error);
-        let inflated = inflater.inflate(compressed, limit);
-        *made += inflated.map_or(limit, <[u8]>::len);
-        match inflated {
-            Ok(text) if kind == MessageKind::Text && std::str::from_utf8(text).is_err() => {
-                Err(broken(ProtocolError::TextNotUtf8))
-            }
-            Ok(payload) => Ok(Some(payload)),
-            Err(InflateError::TooLong { .. }) if limit < self.max_message_bytes => Ok(None),
-            Err(error) => Err(broken(error.into())),
-        }
-    }
-
-    /// Whether a pong answers a ping of the proxy.
-    fn is_answer(&self, payload: &[u8]) -> bool {
-        let liveness = self.liveness.as_ref();
-        liveness.is_some_and(|liveness| payload == liveness.token())
-    }
-
-    /// Asks the chain, if any plugin wants the message, and counts the answer.
-    fn verdict(
-        &mut self,
-        side: Side,
-        kind: MessageKind,
-        payload: Option<&[u8]>,
-    ) -> Result<MessageVerdict, SessionFailure> {
-        let wanted = payload.filter(|payload| self.chain.wants(side, kind, payload.len()));
-        let (verdict, fate) = if let Some(payload) = wanted {
-            let verdict = self
-                .chain
-                .on_message(side, kind, payload, &mut self.sent)
-                .map_err(SessionFailure::Plugin)?;
-            let fate = match &verdict {
-                MessageVerdict::Pass => Fate::Pass,
-                MessageVerdict::Replace(_) => Fate::Replace,
-                MessageVerdict::Drop => Fate::Drop,
-                MessageVerdict::Close { .. } => Fate::Close,
-            };
-            (verdict, fate)
-        } else {
-            (MessageVerdict::Pass, Fate::Unseen)
-        };
-        if is_data(kind) {
-            self.counts.judged(side, fate);
-            let direction = direction(side.other());
-            self.ends.worker.metrics.messages[direction][fate].increment();
-        }
-        Ok(verdict)
-    }
-
-    /// Frames what plugins have sent: into `write` what goes the way of the message being judged, so
-    /// that it goes before it; the rest behind what waits for the other side.
-    fn take_sent(&mut self, mut current: Option<(Side, &mut Vec<u8>)>, deflater: &mut Deflater) {
-        for Sent { to, kind, payload } in std::mem::take(&mut self.sent) {
-            // It was sent a Close frame, and nothing follows that (RFC 6455 §5.5.1).
-            if self.inlet(to.other()).closed {
-                continue;
-            }
-            self.counts.sent += 1;
-            self.ends.worker.metrics.messages[direction(to)][Fate::Send].increment();
-            let window = self.compression.window_towards(to);
-            match &mut current {
-                Some((from, write)) if from.other() == to => {
-                    frame(write, to, kind, &payload, window, deflater);
-                }
-                _ => {
-                    self.has_sent_back = true;
-                    self.outlet(to.other())
-                        .queue(|out| frame(out, to, kind, &payload, window, deflater));
-                }
-            }
-        }
-    }
-
     /// Returns the bytes that wait for the side whose messages are being judged, if plugins have
     /// added to them. What only the other peer sends is that direction's own business.
     fn sent_back(&mut self, side: Side) -> usize {
@@ -700,50 +482,6 @@ impl Filter {
         match from {
             Side::Client => (&mut self.to_service, &mut self.ends.service),
             Side::Service => (&mut self.to_client, &mut self.ends.client),
-        }
-    }
-}
-
-/// What became of a piece of input: a run of it that goes on as it came, or, if anything had to be
-/// made anew, bytes that were put together.
-#[derive(Default)]
-struct Judged {
-    /// Passed as it came and was not put together.
-    run: Range<usize>,
-    /// Bytes of the input that need not be read again.
-    used: usize,
-    /// There is more, and it can wait.
-    paused: bool,
-    /// Bytes that messages were inflated to.
-    inflated: usize,
-}
-
-impl Judged {
-    /// Moves the run to what is put together, since something else follows it.
-    fn interrupt(&mut self, input: &[u8], write: &mut Vec<u8>) {
-        write.extend_from_slice(&input[std::mem::take(&mut self.run)]);
-    }
-
-    /// Returns what goes on.
-    fn bytes<'a>(&self, input: &'a [u8], write: &'a [u8]) -> &'a [u8] {
-        if write.is_empty() {
-            &input[self.run.clone()]
-        } else {
-            write
-        }
-    }
-}
-
-impl Counts {
-    fn judged(&mut self, from: Side, fate: Fate) {
-        match from {
-            Side::Client => self.from_client += 1,
-            Side::Service => self.from_service += 1,
-        }
-        match fate {
-            Fate::Drop => self.dropped += 1,
-            Fate::Replace => self.replaced += 1,
-            Fate::Pass | Fate::Close | Fate::Send | Fate::Unseen => {}
         }
     }
 }
