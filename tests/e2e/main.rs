@@ -35,6 +35,8 @@ mod limits;
 mod liveness;
 mod messages;
 mod misbehaviour;
+
+mod oversize;
 mod plugins;
 mod protocol;
 mod reload;

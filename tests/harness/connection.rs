@@ -172,6 +172,14 @@ impl Connection {
         );
     }
 
+    /// Reads what comes next, on a connection that may be idle; nothing at its end.
+    pub(crate) async fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        if self.received.is_empty() && self.read_more().await == 0 {
+            return None;
+        }
+        Some(std::mem::take(&mut self.received))
+    }
+
     /// Reads until `find` says how many bytes from the front to take.
     async fn read_until(&mut self, what: &str, find: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
         loop {

@@ -387,9 +387,10 @@ pub(crate) struct Respond {
 /// WebSocket sessions of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WebSocket {
-    /// Longest message that plugins are shown, in bytes. Default 1 MiB. On a route whose plugins see
-    /// messages a longer one closes the session with 1009.
+    /// Longest message that is put together for plugins, in bytes. Default 1 MiB. What becomes of a
+    /// longer one on a route whose plugins see messages, `oversize` says.
     pub(crate) max_message_bytes: usize,
+    pub(crate) oversize: Oversize,
     /// How long a session, or any other tunnel, may be silent in both directions. Default: the
     /// route's `timeouts.read`.
     pub(crate) idle_timeout: Duration,
@@ -405,6 +406,19 @@ pub(crate) struct WebSocket {
     /// or the proxy has sent its own, or the session is as old as it may get and a frame is under way.
     /// Default 5 s; then the connections are closed.
     pub(crate) close_timeout: Duration,
+}
+
+/// What becomes of messages that are too long to be shown to plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Oversize {
+    /// Over `max_message` they close the session with 1009. Those that are only longer than a plugin
+    /// cares about pass it unseen. The default.
+    Close,
+    /// They pass unseen, however long they are, and are not held.
+    Pass,
+    /// As `Close`, and so does what is longer than any plugin that asked for its kind cares about: no
+    /// message gets past a plugin by its length.
+    CloseUnseen,
 }
 
 /// What the proxy does about WebSocket sessions by the clock, beside ending silent ones.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::reader::{Table, Value};
 use super::{
-    Compression, HandshakeRules, Liveness, MaxAge, Origin, Ping, RouteTimeouts, WebSocket, units,
+    Compression, HandshakeRules, Liveness, MaxAge, Origin, Oversize, Ping, RouteTimeouts,
+    WebSocket, units,
 };
 
 /// What `compression` may be, its default first.
@@ -26,6 +27,7 @@ type Sides = (Option<Duration>, Option<Duration>);
 #[derive(Clone)]
 pub(super) struct Written {
     max_message_bytes: usize,
+    oversize: Oversize,
     idle_timeout: Option<Duration>,
     compression: Compression,
     handshake: HandshakeRules,
@@ -41,6 +43,7 @@ impl Default for Written {
     fn default() -> Self {
         Self {
             max_message_bytes: 1 << 20,
+            oversize: Oversize::Close,
             idle_timeout: None,
             compression: COMPRESSION[0].1,
             handshake: HandshakeRules::Strict,
@@ -62,11 +65,17 @@ impl Written {
             ("lenient", HandshakeRules::Lenient),
             ("off", HandshakeRules::Off),
         ];
+        let oversize = [
+            ("close", Oversize::Close),
+            ("pass", Oversize::Pass),
+            ("close-unseen", Oversize::CloseUnseen),
+        ];
         let idle_timeout = t.optional_duration("idle_timeout").or(self.idle_timeout);
         let (ping_interval, ping_timeout) = self.pings(t, idle_timeout, timeouts);
         let (max_age, max_age_jitter) = self.max_age(t);
         Self {
             max_message_bytes: t.size("max_message", 1.., self.max_message_bytes),
+            oversize: t.choice("oversize", oversize, self.oversize),
             idle_timeout,
             compression: t.choice("compression", COMPRESSION, self.compression),
             handshake: t.choice("handshake", rules, self.handshake),
@@ -98,6 +107,7 @@ impl Written {
         });
         WebSocket {
             max_message_bytes: self.max_message_bytes,
+            oversize: self.oversize,
             idle_timeout: self.idle_timeout.unwrap_or(timeouts.read),
             compression: self.compression,
             handshake: self.handshake,

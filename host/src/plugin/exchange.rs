@@ -205,11 +205,13 @@ impl ChainRun {
         Ok(None)
     }
 
-    /// Opens a session, after the 101 went out and before any message. What plugins send at once is
-    /// appended to `sent`, also if nobody watches the session then.
+    /// Opens a session, after the 101 went out and before any message. Longer messages than
+    /// `max_message` bytes are not shown whole. What plugins send at once is appended to `sent`, also if
+    /// nobody watches the session then.
     pub(crate) fn open(
         self,
         handshake: &Arc<Handshake>,
+        max_message: usize,
         sent: &mut Vec<Sent>,
     ) -> Result<Opening, Failure> {
         let watching = self
@@ -217,7 +219,13 @@ impl ChainRun {
             .into_iter()
             .filter(|link| !link.skipped)
             .map(|link| link.seat);
-        MessageChain::open(watching, handshake, self.time_spent, sent)
+        MessageChain::open(
+            watching,
+            handshake,
+            max_message as u64,
+            self.time_spent,
+            sent,
+        )
     }
 
     /// Returns the time that plugins have taken so far.

@@ -134,7 +134,7 @@ impl MessageChain {
             instance.open(number, handshake, true, limit, said)
         });
         let subscription = opened.map_err(|cause| Refusal::Failed(Phase::Open, cause))?;
-        Ok((Wanted::by(subscription), slot.life()))
+        Ok((Wanted::by(subscription, self.max_message), slot.life()))
     }
 }
 

@@ -18,10 +18,20 @@ use crate::telemetry::Phase;
 
 /// The plugins that watch a session.
 pub(crate) struct MessageChain {
+    /// What any plugin wants.
     wanted: Wanted,
+    /// What all plugins want that want the kind at all.
+    wanted_by_all: Wanted,
     /// In the operator's order.
     pub(super) links: Vec<Link>,
     pub(super) handshake: Arc<Handshake>,
+    /// Longest message in bytes that is put together for plugins.
+    pub(super) max_message: u64,
+    /// Whether a message from the client, or from the service, goes on in parts: nothing can be sent
+    /// that way before it has ended.
+    in_parts: [bool; 2],
+    /// What plugins have sent meanwhile, and which of them.
+    later: Vec<(usize, Sent)>,
     pub(super) time_spent: Duration,
 }
 
@@ -64,13 +74,18 @@ impl MessageChain {
     pub(super) fn open(
         seats: impl Iterator<Item = Rc<Seat>>,
         handshake: &Arc<Handshake>,
+        max_message: u64,
         time_spent: Duration,
         sent: &mut Vec<Sent>,
     ) -> Result<Opening, Failure> {
         let mut chain = Self {
             wanted: Wanted::default(),
+            wanted_by_all: Wanted::default(),
             links: Vec::new(),
             handshake: Arc::clone(handshake),
+            max_message,
+            in_parts: [false; 2],
+            later: Vec::new(),
             time_spent,
         };
         // What a plugin sends passes plugins that come after it, so all are opened before.
@@ -92,11 +107,7 @@ impl MessageChain {
             chain.open_link(n, false, &mut said)?;
             first_words.extend(said.into_iter().map(|sent| (n, sent)));
         }
-        let waiting = first_words
-            .into_iter()
-            .rev()
-            .map(|(n, sent)| chain.passage(n, sent))
-            .collect();
+        let waiting = chain.on_their_way(first_words);
         if let Some(MessageVerdict::Close { code, reason }) = chain.run(waiting, sent)? {
             return Ok(Opening::Close { code, reason });
         }
@@ -122,6 +133,49 @@ impl MessageChain {
     /// none does.
     pub(crate) fn wanted_below(&self, from: Side, kind: MessageKind) -> u64 {
         self.wanted.0[index(from, kind)]
+    }
+
+    /// Returns the length that messages have to be shorter than for each plugin that wants the kind to
+    /// want them.
+    pub(crate) fn wanted_by_all_below(&self, from: Side, kind: MessageKind) -> u64 {
+        self.wanted_by_all.0[index(from, kind)]
+    }
+
+    /// Notes that a message from a side goes on in parts: until it ends, messages that plugins send the
+    /// same way wait. Nothing else is shown of that side but pings and pongs.
+    pub(crate) fn begin_parts(&mut self, from: Side) {
+        self.in_parts[side_index(from)] = true;
+    }
+
+    /// Ends what [`Self::begin_parts`] began. What waited is appended to `sent`, past the plugins on its
+    /// way; one of them may close the session.
+    pub(crate) fn end_parts(
+        &mut self,
+        from: Side,
+        sent: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        self.in_parts[side_index(from)] = false;
+        if self.later.is_empty() {
+            return Ok(MessageVerdict::Pass);
+        }
+        let (due, later) = std::mem::take(&mut self.later)
+            .into_iter()
+            .partition(|(_, sent)| sent.to != from);
+        self.later = later;
+        let waiting = self.on_their_way(due);
+        let closed = self.run(waiting, sent)?;
+        Ok(closed.unwrap_or(MessageVerdict::Pass))
+    }
+
+    /// Whether anything waits for a message to end that goes on in parts.
+    pub(crate) fn has_later(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Returns how many bytes wait for a message to end that goes to a side in parts.
+    pub(crate) fn waiting_for(&self, to: Side) -> usize {
+        let waiting = self.later.iter().filter(|(_, sent)| sent.to == to);
+        waiting.map(|(_, sent)| sent.payload.len()).sum()
     }
 
     /// Shows a message to the plugins that want it: first to last if it comes from the client, last to
@@ -155,7 +209,7 @@ impl MessageChain {
             if !said.is_empty() {
                 // Rare, so it is kept out of the way of all others.
                 let mut waiting = vec![message];
-                waiting.extend(said.into_iter().rev().map(|sent| self.passage(n, sent)));
+                waiting.extend(self.on_their_way(said.into_iter().map(|sent| (n, sent)).collect()));
                 let verdict = self.run(waiting, sent)?;
                 return Ok(verdict.unwrap_or(MessageVerdict::Pass));
             }
@@ -183,8 +237,8 @@ impl MessageChain {
         said: Vec<Sent>,
         sent: &mut Vec<Sent>,
     ) -> Result<Option<MessageVerdict>, Failure> {
-        let waiting = said.into_iter().rev().map(|sent| self.passage(n, sent));
-        let waiting = waiting.collect();
+        let said = said.into_iter().map(|sent| (n, sent)).collect();
+        let waiting = self.on_their_way(said);
         self.run(waiting, sent)
     }
 
@@ -203,7 +257,8 @@ impl MessageChain {
                     let verdict = self.ask(n, &message, &mut budget, &mut said)?;
                     message.judge(verdict);
                     waiting.push(message);
-                    waiting.extend(said.drain(..).rev().map(|sent| self.passage(n, sent)));
+                    let said = said.drain(..).map(|sent| (n, sent)).collect();
+                    waiting.extend(self.on_their_way(said));
                 }
                 None if message.came => return Ok(Some(message.verdict())),
                 None => match message.judged {
@@ -212,7 +267,7 @@ impl MessageChain {
                     }
                     Some(_) => {}
                     None => sent.push(Sent {
-                        to: other(message.from),
+                        to: message.from.other(),
                         kind: message.kind,
                         payload: message.payload.into_owned(),
                     }),
@@ -243,9 +298,24 @@ impl MessageChain {
         None
     }
 
+    /// What plugins sent, on its way, the last first; but for what has to wait.
+    fn on_their_way(&mut self, said: Vec<(usize, Sent)>) -> Vec<Passage<'static>> {
+        let mut waiting = Vec::with_capacity(said.len());
+        for (n, sent) in said {
+            let is_data = matches!(sent.kind, MessageKind::Text | MessageKind::Binary);
+            if is_data && self.in_parts[side_index(sent.to.other())] {
+                self.later.push((n, sent));
+            } else {
+                waiting.push(self.passage(n, sent));
+            }
+        }
+        waiting.reverse();
+        waiting
+    }
+
     /// The message that plugin `n` sent, on its way.
     fn passage(&self, n: usize, sent: Sent) -> Passage<'static> {
-        let from = other(sent.to);
+        let from = sent.to.other();
         Passage {
             from,
             kind: sent.kind,
@@ -321,7 +391,7 @@ impl MessageChain {
         match subscription {
             Ok(subscription) => {
                 link.life = link.slot.life();
-                link.wanted = Wanted::by(subscription);
+                link.wanted = Wanted::by(subscription, self.max_message);
                 self.sum_up();
                 Ok(())
             }
@@ -340,10 +410,12 @@ impl MessageChain {
     }
 
     pub(super) fn sum_up(&mut self) {
-        self.wanted = self
-            .links
-            .iter()
-            .fold(Wanted::default(), |sum, link| sum.or(link.wanted));
+        // Those that cannot see messages are no reason to call one unseen.
+        let links = self.links.iter();
+        let links = links.filter(|link| link.slot.exports().messages.is_some());
+        let links = links.map(|link| link.wanted);
+        self.wanted = links.clone().fold(Wanted::default(), Wanted::or);
+        self.wanted_by_all = links.fold(Wanted([u64::MAX; 8]), Wanted::and);
     }
 
     fn end(&mut self, code: u16, by: Option<Side>) {
@@ -394,10 +466,9 @@ impl Drop for Link {
 }
 
 impl Wanted {
-    pub(super) fn by(subscription: Subscription) -> Self {
-        let below = subscription
-            .largest
-            .map_or(u64::MAX, |largest| largest.saturating_add(1));
+    pub(super) fn by(subscription: Subscription, max_message: u64) -> Self {
+        let largest = subscription.largest.unwrap_or(u64::MAX);
+        let below = largest.min(max_message).saturating_add(1);
         let mut wanted = Self::default();
         for (from, kinds) in [
             (Side::Client, subscription.from_client),
@@ -423,6 +494,14 @@ impl Wanted {
 
     fn or(self, other: Self) -> Self {
         Self(std::array::from_fn(|n| self.0[n].max(other.0[n])))
+    }
+
+    /// What both want; who wants nothing of a kind has no say in it.
+    fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|n| match other.0[n] {
+            0 => self.0[n],
+            below => self.0[n].min(below),
+        }))
     }
 }
 
@@ -484,18 +563,15 @@ fn beyond(n: usize, from: Side, len: usize) -> Option<usize> {
     }
 }
 
-fn other(side: Side) -> Side {
+fn side_index(side: Side) -> usize {
     match side {
-        Side::Client => Side::Service,
-        Side::Service => Side::Client,
+        Side::Client => 0,
+        Side::Service => 1,
     }
 }
 
 fn index(from: Side, kind: MessageKind) -> usize {
-    let from = match from {
-        Side::Client => 0,
-        Side::Service => 4,
-    };
+    let from = 4 * side_index(from);
     let kind = match kind {
         MessageKind::Text => 0,
         MessageKind::Binary => 1,

@@ -392,7 +392,7 @@ impl Fixture {
         let opening = self
             .chain
             .begin(&self.instances)
-            .open(&handshake(), &mut sent)
+            .open(&handshake(), 64 << 20, &mut sent)
             .unwrap();
         assert_eq!(sent, []);
         match opening {
@@ -902,7 +902,7 @@ fn a_session_that_nobody_wants_is_unwatched_and_not_told_of_its_end() {
     let opening = it
         .chain
         .begin(&it.instances)
-        .open(&handshake(), &mut Vec::new());
+        .open(&handshake(), 64 << 20, &mut Vec::new());
     assert!(matches!(opening, Ok(Opening::Unwatched(_))));
     assert_eq!(it.metrics.plugin("guest").calls[Phase::Close].value(), 0);
 }
@@ -911,7 +911,10 @@ fn a_session_that_nobody_wants_is_unwatched_and_not_told_of_its_end() {
 fn first_words_pass_plugins_that_were_opened_after_their_speaker() {
     let it = closed(&[r#"{"A":"h"}"#, r#"{"B":"a"}"#]);
     let mut sent = Vec::new();
-    let opening = it.chain.begin(&it.instances).open(&handshake(), &mut sent);
+    let opening = it
+        .chain
+        .begin(&it.instances)
+        .open(&handshake(), 64 << 20, &mut sent);
     assert!(matches!(opening, Ok(Opening::Watched(_))));
     assert_eq!(sent, [text(Side::Service, "+B")]);
 }

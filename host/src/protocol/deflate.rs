@@ -115,13 +115,127 @@ fn inflate_piece(
             // Blocks may follow a final one (RFC 7692 §7.2.3.4), and refer to what came before it.
             Status::StreamEnd => {
                 stream.reset(false);
-                let window = out.len().saturating_sub(1 << LARGEST_WINDOW);
+                let window = out.len().saturating_sub(WINDOW);
                 stream
                     .set_dictionary(&out[window..])
                     .map_err(|_| InflateError::Malformed)?;
             }
             Status::Ok | Status::BufError if out.len() == out.capacity() => {}
             Status::Ok | Status::BufError => return Ok(Ended::Inside),
+        }
+    }
+}
+
+/// Decompresses one message piece by piece, for whoever does not need it whole: what cannot be held.
+///
+/// It takes some 110 KiB while its message lasts.
+#[derive(Debug)]
+pub(crate) struct PieceInflater {
+    stream: Decompress,
+    /// What was inflated last: a window of what was taken, then from `taken` on what was not.
+    out: Vec<u8>,
+    taken: usize,
+    /// All that the message has been inflated to so far, in bytes.
+    total: usize,
+    at_final_block: bool,
+    /// Bytes of [`REMOVED`] that were put back.
+    restored: usize,
+}
+
+/// What [`PieceInflater::inflate`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Bytes that were used of those given.
+    pub(crate) used: usize,
+    /// There is more to be had from the rest of them, though it may be empty.
+    pub(crate) has_more: bool,
+}
+
+impl PieceInflater {
+    /// Begins with a message.
+    pub(crate) fn new() -> Self {
+        Self {
+            stream: Decompress::new(false),
+            out: Vec::with_capacity(WINDOW + PIECE),
+            taken: 0,
+            total: 0,
+            at_final_block: false,
+            restored: 0,
+        }
+    }
+
+    /// Inflates the next bytes of the message, until they are used up or as much has come of them as
+    /// there is room for. `is_last`: the message ends with them.
+    pub(crate) fn inflate(
+        &mut self,
+        compressed: &[u8],
+        is_last: bool,
+    ) -> Result<Progress, InflateError> {
+        let outdated = self.taken.min(self.out.len().saturating_sub(WINDOW));
+        self.out.drain(..outdated);
+        self.taken -= outdated;
+        let before = self.out.len();
+        let used = self.run(compressed)?;
+        let ends = is_last && used == compressed.len() && self.has_room();
+        // A message may also end with a final block and nothing after it.
+        if ends && !(self.restored == 0 && self.at_final_block) {
+            self.restored += self.run(&REMOVED[self.restored..])?;
+            if self.has_room() && !self.at_final_block {
+                return Err(InflateError::Malformed);
+            }
+        }
+        self.total = self.total.saturating_add(self.out.len() - before);
+        Ok(Progress {
+            used,
+            has_more: !self.has_room(),
+        })
+    }
+
+    /// Returns what was inflated and not taken.
+    pub(crate) fn piece(&self) -> &[u8] {
+        &self.out[self.taken..]
+    }
+
+    /// Takes from the front of [`Self::piece`]: all but a few bytes, before the next call.
+    pub(crate) fn take(&mut self, length: usize) {
+        self.taken += length;
+    }
+
+    /// Returns how many bytes the message has been inflated to so far.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    fn has_room(&self) -> bool {
+        self.out.len() < self.out.capacity()
+    }
+
+    fn run(&mut self, compressed: &[u8]) -> Result<usize, InflateError> {
+        let mut used = 0;
+        loop {
+            let rest = &compressed[used..];
+            if self.at_final_block {
+                if rest.is_empty() {
+                    return Ok(used);
+                }
+                // As in `inflate_piece`.
+                self.stream.reset(false);
+                let window = self.out.len().saturating_sub(WINDOW);
+                self.stream
+                    .set_dictionary(&self.out[window..])
+                    .map_err(|_| InflateError::Malformed)?;
+                self.at_final_block = false;
+            }
+            let before = self.stream.total_in();
+            let status = self
+                .stream
+                .decompress_vec(rest, &mut self.out, FlushDecompress::None)
+                .map_err(|_| InflateError::Malformed)?;
+            used += usize::try_from(self.stream.total_in() - before).unwrap_or(rest.len());
+            self.at_final_block = status == Status::StreamEnd;
+            if !self.at_final_block || !self.has_room() {
+                return Ok(used);
+            }
         }
     }
 }
@@ -158,6 +272,12 @@ impl Deflater {
 /// What every message ends with and is sent without, the end of an empty stored block
 /// (RFC 7692 §7.2.1), and an empty final block: only a message that was whole reads that as such.
 const REMOVED: [u8; 6] = [0x00, 0x00, 0xff, 0xff, 0x03, 0x00];
+
+/// How far back a message may refer to itself.
+const WINDOW: usize = 1 << LARGEST_WINDOW;
+
+/// What there is room for beside the window, where a message is not inflated whole.
+const PIECE: usize = 32 * 1024;
 
 /// Room made for a message at first, in bytes.
 const MIN_ROOM: usize = 1024;
@@ -213,6 +333,8 @@ mod tests {
             );
         }
         // What a final block ends needs nothing after it.
+        let final_block = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        assert_eq!(in_pieces(&final_block, 2), Ok(b"Hello".to_vec()));
         assert_eq!(
             inflated(&[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]),
             Ok(b"Hello".to_vec())
@@ -237,7 +359,11 @@ mod tests {
             .unwrap();
         assert!(rest.len() < 30);
         compressed.extend_from_slice(rest.strip_suffix(&REMOVED[..4]).unwrap());
-        assert_eq!(inflated(&compressed), Ok([&payload[..], &payload].concat()));
+        let twice = [&payload[..], &payload].concat();
+        assert_eq!(inflated(&compressed), Ok(twice.clone()));
+        for step in [1, 50, 1000] {
+            assert_eq!(in_pieces(&compressed, step), Ok(twice.clone()));
+        }
     }
 
     #[test]
@@ -277,6 +403,58 @@ mod tests {
             inflated(&out[..out.len() - 4]),
             Err(InflateError::Malformed)
         );
+    }
+
+    /// Inflates in pieces, given `step` bytes at once.
+    fn in_pieces(compressed: &[u8], step: usize) -> Result<Vec<u8>, InflateError> {
+        let mut inflater = PieceInflater::new();
+        let mut out = Vec::new();
+        let mut steps = compressed.chunks(step).peekable();
+        let nothing: &[u8] = &[];
+        let mut rest = steps.next().unwrap_or(nothing);
+        loop {
+            let is_last = steps.peek().is_none();
+            let progress = inflater.inflate(rest, is_last)?;
+            rest = &rest[progress.used..];
+            // A few bytes may be left, as of a character that is cut off.
+            let piece = inflater.piece();
+            let taken = if progress.has_more || !is_last {
+                piece.len().saturating_sub(3)
+            } else {
+                piece.len()
+            };
+            assert!(piece.len() <= WINDOW + PIECE);
+            out.extend_from_slice(&piece[..taken]);
+            inflater.take(taken);
+            if !progress.has_more {
+                match steps.next() {
+                    Some(next) => rest = next,
+                    None => break,
+                }
+            }
+        }
+        assert_eq!(inflater.total(), out.len());
+        assert!(inflater.out.capacity() <= WINDOW + PIECE);
+        Ok(out)
+    }
+
+    #[test]
+    fn what_is_inflated_in_pieces_is_what_is_inflated_whole() {
+        let mut deflater = Deflater::default();
+        for length in [0, 1, 500, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1 << 20] {
+            for payload in [text(length), vec![7; length]] {
+                let compressed = deflater.deflate(&payload, 15).unwrap_or(&[0x00]);
+                let expected = inflated(compressed);
+                for step in [1, 7, 1000, usize::MAX] {
+                    assert!(in_pieces(compressed, step) == expected, "{length} {step}");
+                }
+                for end in (0..compressed.len()).step_by(compressed.len() / 20 + 1) {
+                    let cut = &compressed[..end];
+                    assert_eq!(in_pieces(cut, 100), inflated(cut), "{length} {end}");
+                }
+            }
+        }
+        assert_eq!(in_pieces(&[0xff], 1), Err(InflateError::Malformed));
     }
 
     #[test]

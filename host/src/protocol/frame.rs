@@ -187,7 +187,7 @@ pub(crate) fn encode_frame(
     mask: Option<[u8; 4]>,
     payload: &[u8],
 ) {
-    encode_whole(out, 0, opcode, mask, payload);
+    encode_fragment(out, true, 0, opcode, mask, payload);
 }
 
 /// As [`encode_frame`], for a payload that is compressed (RFC 7692 §6.1).
@@ -197,13 +197,21 @@ pub(crate) fn encode_compressed_frame(
     mask: Option<[u8; 4]>,
     payload: &[u8],
 ) {
-    encode_whole(out, COMPRESSED, opcode, mask, payload);
+    encode_fragment(out, true, COMPRESSED, opcode, mask, payload);
 }
 
+/// As [`encode_frame`], for a payload that may be only a part of a message. `rsv` as in [`FrameHeader`].
 #[inline]
-fn encode_whole(out: &mut Vec<u8>, rsv: u8, opcode: Opcode, mask: Option<[u8; 4]>, payload: &[u8]) {
+pub(crate) fn encode_fragment(
+    out: &mut Vec<u8>,
+    fin: bool,
+    rsv: u8,
+    opcode: Opcode,
+    mask: Option<[u8; 4]>,
+    payload: &[u8],
+) {
     out.reserve(FrameHeader::MAX_LEN + payload.len());
-    encode_header(out, true, rsv, opcode, mask, payload.len());
+    encode_header(out, fin, rsv, opcode, mask, payload.len());
     match mask {
         Some(key) => unmask_into(out, payload, key, 0),
         None => out.extend_from_slice(payload),

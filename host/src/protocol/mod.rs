@@ -11,3 +11,4 @@ pub(crate) mod frame;
 pub(crate) mod headers;
 pub(crate) mod message;
 pub(crate) mod upgrade;
+pub(crate) mod utf8;

@@ -2,7 +2,9 @@
 
 use super::mask;
 use crate::protocol::deflate::Deflater;
-use crate::protocol::frame::{Opcode, encode_compressed_frame, encode_frame};
+use crate::protocol::frame::{
+    COMPRESSED, Opcode, encode_compressed_frame, encode_fragment, encode_frame,
+};
 use crate::protocol::message::{MessageKind, Side};
 
 /// Shortest payload in bytes that is compressed: below it the work saves next to nothing.
@@ -23,6 +25,31 @@ pub(crate) fn frame(
         Some(deflated) => encode_compressed_frame(out, opcode(kind), mask(to), deflated),
         None => frame_plain(out, to, kind, payload),
     }
+}
+
+/// A piece of a message that is sent in several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fragment {
+    pub(crate) kind: MessageKind,
+    pub(crate) is_first: bool,
+    pub(crate) is_last: bool,
+    /// The message is compressed, all of it.
+    pub(crate) is_compressed: bool,
+}
+
+/// Appends a piece of a message as a frame.
+pub(crate) fn frame_fragment(out: &mut Vec<u8>, to: Side, fragment: Fragment, payload: &[u8]) {
+    let opcode = if fragment.is_first {
+        opcode(fragment.kind)
+    } else {
+        Opcode::Continuation
+    };
+    let rsv = if fragment.is_first && fragment.is_compressed {
+        COMPRESSED
+    } else {
+        0
+    };
+    encode_fragment(out, fragment.is_last, rsv, opcode, mask(to), payload);
 }
 
 /// Appends a message as one frame that is not compressed.

@@ -22,6 +22,10 @@ pub(crate) struct Outlet {
     /// The peer takes nothing any more, so what is for it is dropped. What it still has to say is
     /// read all the same.
     dead: bool,
+    /// What has been sent ends within a frame.
+    within_frame: bool,
+    /// What waits for that frame to end.
+    behind_frame: Vec<u8>,
     /// Bytes of pings that wait: the proxy's own, so they are not counted as delivered.
     pings: u32,
     /// Bytes that the stream has taken, ever.
@@ -55,9 +59,28 @@ impl Outlet {
         self.pending.extend_from_slice(&bytes[written..]);
     }
 
-    /// Lets `frame` append what is to go out behind what waits.
+    /// Notes whether what has been sent ends within a frame, and lets go of what waited for its end.
+    pub(crate) fn set_within_frame(&mut self, within_frame: bool) {
+        self.within_frame = within_frame && !self.dead;
+        if !self.within_frame && !self.behind_frame.is_empty() {
+            let waited = std::mem::take(&mut self.behind_frame);
+            self.pending.extend_from_slice(&waited);
+        }
+    }
+
+    /// Whether nothing can be queued just now that would go out before more is sent.
+    pub(crate) fn is_within_frame(&self) -> bool {
+        self.within_frame
+    }
+
+    /// Lets `frame` append what is to go out behind what waits, between two frames.
     pub(crate) fn queue(&mut self, frame: impl FnOnce(&mut Vec<u8>)) {
-        if !self.dead {
+        if self.dead {
+            return;
+        }
+        if self.within_frame {
+            frame(&mut self.behind_frame);
+        } else {
             frame(&mut self.pending);
         }
     }
@@ -96,9 +119,14 @@ impl Outlet {
         Poll::Ready(())
     }
 
-    /// Returns the bytes that wait.
+    /// Returns the bytes that wait for the peer.
     pub(crate) fn waiting(&self) -> usize {
         self.pending.len() - self.written
+    }
+
+    /// Returns the bytes that wait, those included that wait for a frame to end.
+    pub(crate) fn queued(&self) -> usize {
+        self.waiting() + self.behind_frame.len()
     }
 
     /// Returns the bytes that the stream has taken, ever.
@@ -116,7 +144,7 @@ impl Outlet {
         self.pending.drain(..self.written);
         Farewell {
             rest: self.pending,
-            at_boundary: at_boundary && !self.dead,
+            at_boundary: at_boundary && !self.dead && !self.within_frame,
         }
     }
 

@@ -98,15 +98,18 @@ pub(crate) fn start(
         return;
     };
     let mut sent = Vec::new();
-    let opening = chain.open(&handshake, &mut sent);
+    let opening = chain.open(&handshake, websocket.max_message_bytes, &mut sent);
     match opening {
         Ok(Opening::Unwatched(_)) if compression.is_transparent() => {
             let early = filter::behind(sent, early);
             tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks));
         }
         Ok(Opening::Watched(chain) | Opening::Unwatched(chain)) => {
-            let limit = websocket.max_message_bytes;
-            let filter = filter::run(ends, early, chain, sent, compression, limit, clocks);
+            let limits = filter::Limits {
+                max_message_bytes: websocket.max_message_bytes,
+                oversize: websocket.oversize,
+            };
+            let filter = filter::run(ends, early, chain, sent, compression, limits, clocks);
             tokio::task::spawn_local(filter);
         }
         Ok(Opening::Close { code, reason }) => {

@@ -11,8 +11,8 @@ use super::*;
 use crate::config::variables::Stage;
 use crate::config::{
     Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Http2, Limits,
-    Liveness, MaxAge, Module, OnFailure, Pattern, Ping, PluginLimits, RouteTimeouts, Settings,
-    SiteName, SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
+    Liveness, MaxAge, Module, OnFailure, Oversize, Pattern, Ping, PluginLimits, RouteTimeouts,
+    Settings, SiteName, SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
 };
 
 fn proxy(upstream: usize) -> Action {
@@ -119,6 +119,7 @@ fn what_a_file_leaves_out_has_its_default() {
         route.settings.websocket,
         WebSocket {
             max_message_bytes: 1 << 20,
+            oversize: Oversize::Close,
             idle_timeout: seconds(60),
             compression: Compression {
                 client: true,
@@ -147,6 +148,19 @@ fn a_session_may_be_silent_as_long_as_a_read_may_take_unless_said_otherwise() {
     );
     let both = "+timeouts = { read = \"5m\" }\nwebsocket = { idle_timeout = \"1h\" }";
     assert_eq!(idle(both), Duration::from_secs(3600));
+}
+
+#[test]
+fn messages_that_are_too_long_close_or_pass() {
+    for (text, expected) in [
+        ("close", Oversize::Close),
+        ("pass", Oversize::Pass),
+        ("close-unseen", Oversize::CloseUnseen),
+    ] {
+        let line = format!("+websocket = {{ oversize = {text:?} }}");
+        let config = config(&with(UPSTREAM, &line));
+        assert_eq!(config.sites[0].routes[0].websocket.oversize, expected);
+    }
 }
 
 #[test]

@@ -918,6 +918,13 @@ fn routes_are_explained_where_they_stand() {
         ),
         (
             UPSTREAM,
+            r#"+websocket = { oversize = "drop" }"#,
+            &[
+                r#"12:15: sites[0].routes[0].websocket.oversize: expected "close", "pass" or "close-unseen", found "drop""#,
+            ],
+        ),
+        (
+            UPSTREAM,
             r#"+websocket = { compression = true }"#,
             &[
                 r#"12:15: sites[0].routes[0].websocket.compression: expected "both", "client", "service" or "off", found true"#,

@@ -3,6 +3,7 @@
 //! Here is what is found in a stream; reading it is `reader.rs`. What happens to a message is for
 //! `proxy/filter`, which also owns the bytes.
 
+mod parted;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,8 @@ pub(crate) enum Event<'a> {
         payload: &'a [u8],
         wire: &'a [u8],
     },
+    /// A part of a data message that is not held; see [`Wish`].
+    Part(Part<'a>),
     /// A Close frame, `wire` as received. A frame without a code has no reason either. Nothing that
     /// follows it means anything (RFC 6455 §5.5.1).
     Close {
@@ -70,6 +73,39 @@ pub(crate) enum Event<'a> {
     /// The input holds no further event. At least `at_least` more bytes, never 0, bring the
     /// frame at hand, or its header if that is not whole.
     NeedMore { at_least: usize },
+}
+
+/// Some of the bytes of a data message, as they came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Part<'a> {
+    pub(crate) kind: MessageKind,
+    /// As in [`Event::Compressed`].
+    pub(crate) compressed: bool,
+    /// As received, with the header of the frame if that begins here.
+    pub(crate) wire: &'a [u8],
+    /// What it carries, without its mask; empty unless parts are shown. Text that is not compressed is
+    /// judged, and here it ends with a whole character: what is cut off begins the next part.
+    pub(crate) payload: &'a [u8],
+    /// The message begins with it.
+    pub(crate) first: bool,
+    /// The message ends with it.
+    pub(crate) last: bool,
+    /// `wire` is a whole frame, and `payload` all that it carries.
+    pub(crate) is_frame: bool,
+    /// More of the same frame follows.
+    pub(crate) within_frame: bool,
+}
+
+/// What is to become of a data message that has not come whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Longest payload in bytes, put together; a frame that goes over it is refused at its header.
+    pub(crate) limit: usize,
+    /// A message is held until it is whole while it is shorter than this. A longer one goes on in
+    /// parts as they come, and so does, from then on, one that turns out to be longer.
+    pub(crate) held_below: usize,
+    /// Parts have a payload.
+    pub(crate) shows_parts: bool,
 }
 
 /// Which rule a peer broke. The stream cannot be read on.

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::super::close::encode_close;
 use super::super::deflate::{Codec, longest_compressed};
-use super::super::frame::{COMPRESSED, Opcode, encode_frame, encode_header, unmask_into};
+use super::super::frame::{
+    COMPRESSED, FrameHeader, Opcode, encode_frame, encode_header, unmask_into,
+};
 use super::reader::MIN_FRAGMENT_HEADERS;
 use super::*;
 
@@ -17,11 +19,36 @@ enum Seen {
     Message(MessageKind, Vec<u8>, Vec<u8>),
     Compressed(MessageKind, Vec<u8>, Vec<u8>),
     Close(Option<u16>, String, Vec<u8>),
+    Part {
+        kind: MessageKind,
+        payload: Vec<u8>,
+        wire: Vec<u8>,
+        first: bool,
+        last: bool,
+        is_frame: bool,
+    },
+}
+
+/// All messages are held.
+const fn held(max: usize) -> Wish {
+    Wish {
+        limit: max,
+        held_below: max + 1,
+        shows_parts: false,
+    }
+}
+
+fn read<'a>(
+    reader: &mut MessageReader,
+    reads: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Vec<Seen>, (Vec<Seen>, ProtocolError)> {
+    read_with(reader, held(MAX), reads)
 }
 
 /// Gives `reads` to a reader as a session does: kept until they are used up.
-fn read<'a>(
+fn read_with<'a>(
     reader: &mut MessageReader,
+    wish: Wish,
     reads: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Vec<Seen>, (Vec<Seen>, ProtocolError)> {
     let mut seen = Vec::new();
@@ -30,7 +57,7 @@ fn read<'a>(
     for bytes in reads {
         buffer.extend_from_slice(bytes);
         loop {
-            let (event, used) = match reader.next(&buffer, &mut scratch) {
+            let (event, used) = match reader.next(&buffer, &mut scratch, |_| wish) {
                 Ok(next) => next,
                 Err(error) => return Err((seen, error)),
             };
@@ -55,6 +82,17 @@ fn read<'a>(
                     seen.push(Seen::Close(code, reason.to_owned(), wire.to_vec()));
                     false
                 }
+                Event::Part(part) => {
+                    seen.push(Seen::Part {
+                        kind: part.kind,
+                        payload: part.payload.to_vec(),
+                        wire: part.wire.to_vec(),
+                        first: part.first,
+                        last: part.last,
+                        is_frame: part.is_frame,
+                    });
+                    false
+                }
                 Event::NeedMore { at_least } => {
                     assert!(at_least > 0);
                     true
@@ -70,11 +108,11 @@ fn read<'a>(
 }
 
 fn from_client(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
-    read(&mut MessageReader::new(Side::Client, MAX, false), [bytes]).map_err(|(_, error)| error)
+    read(&mut MessageReader::new(Side::Client, false), [bytes]).map_err(|(_, error)| error)
 }
 
 fn from_service(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
-    read(&mut MessageReader::new(Side::Service, MAX, false), [bytes]).map_err(|(_, error)| error)
+    read(&mut MessageReader::new(Side::Service, false), [bytes]).map_err(|(_, error)| error)
 }
 
 fn fragment(out: &mut Vec<u8>, fin: bool, opcode: Opcode, mask: Option<[u8; 4]>, part: &[u8]) {
@@ -169,8 +207,8 @@ fn a_whole_frame_is_not_copied() {
     let mut input = Vec::new();
     encode_frame(&mut input, Opcode::Binary, None, b"abc");
     let mut scratch = Vec::new();
-    let mut reader = MessageReader::new(Side::Service, MAX, false);
-    let (event, used) = reader.next(&input, &mut scratch).unwrap();
+    let mut reader = MessageReader::new(Side::Service, false);
+    let (event, used) = reader.next(&input, &mut scratch, |_| held(MAX)).unwrap();
     let Event::Message { payload, wire, .. } = event else {
         panic!("{event:?}")
     };
@@ -210,7 +248,7 @@ fn a_control_frame_between_fragments_comes_first_and_is_not_in_the_wire_bytes() 
 #[test]
 fn a_reader_is_idle_and_empty_again_after_a_fragmented_message() {
     let wire = text_in(&[b"ab", b"cd"]);
-    let mut reader = MessageReader::new(Side::Service, MAX, false);
+    let mut reader = MessageReader::new(Side::Service, false);
     assert_eq!(read(&mut reader, [&wire[..4]]), Ok(vec![]));
     assert!(!reader.is_idle());
     assert!(reader.buffered_bytes() >= 6);
@@ -222,8 +260,8 @@ fn a_reader_is_idle_and_empty_again_after_a_fragmented_message() {
 #[test]
 fn it_says_how_many_bytes_complete_the_frame() {
     let mut scratch = Vec::new();
-    let mut reader = MessageReader::new(Side::Service, MAX, false);
-    let mut at_least = |input: &[u8]| match reader.next(input, &mut scratch) {
+    let mut reader = MessageReader::new(Side::Service, false);
+    let mut at_least = |input: &[u8]| match reader.next(input, &mut scratch, |_| held(MAX)) {
         Ok((Event::NeedMore { at_least }, 0)) => at_least,
         other => panic!("{other:?}"),
     };
@@ -260,7 +298,7 @@ fn reserved_bits_are_refused() {
 
 /// What a reader of the service's frames makes of them where compression was agreed on.
 fn compressed_from_service(bytes: &[u8]) -> Result<Vec<Seen>, ProtocolError> {
-    let mut reader = MessageReader::new(Side::Service, MAX, true);
+    let mut reader = MessageReader::new(Side::Service, true);
     read(&mut reader, [bytes]).map_err(|(_, error)| error)
 }
 
@@ -397,21 +435,22 @@ fn fragments_that_add_up_over_the_limit_are_refused_at_the_header() {
 
 #[test]
 fn control_frames_pass_when_the_largest_message_is_smaller() {
-    let mut reader = MessageReader::new(Side::Service, 1, false);
+    let mut reader = MessageReader::new(Side::Service, false);
     let mut wire = Vec::new();
     encode_frame(&mut wire, Opcode::Ping, None, &[1; 125]);
-    assert_eq!(read(&mut reader, [&wire[..]]).unwrap().len(), 1);
+    let seen = read_with(&mut reader, held(1), [&wire[..]]);
+    assert_eq!(seen.unwrap().len(), 1);
 }
 
 #[test]
 fn endless_empty_fragments_are_refused() {
-    let mut reader = MessageReader::new(Side::Client, MAX, false);
+    let mut reader = MessageReader::new(Side::Client, false);
     let mut scratch = Vec::new();
     let mut wire = Vec::new();
     fragment(&mut wire, false, Opcode::Text, Some(KEY), b"");
     let mut count = 0;
     let error = loop {
-        match reader.next(&wire, &mut scratch) {
+        match reader.next(&wire, &mut scratch, |_| held(MAX)) {
             Ok(_) => count += 1,
             Err(error) => break error,
         }
@@ -542,6 +581,209 @@ fn each_error_has_the_code_that_the_rfc_gives_it() {
     }
 }
 
+/// Messages below `held` are held; others go on in parts that are shown.
+const fn parted(limit: usize, held: usize) -> Wish {
+    Wish {
+        limit,
+        held_below: held,
+        shows_parts: true,
+    }
+}
+
+fn part(payload: &str, wire: &[u8], first: bool, last: bool, is_frame: bool) -> Seen {
+    Seen::Part {
+        kind: MessageKind::Text,
+        payload: payload.into(),
+        wire: wire.to_vec(),
+        first,
+        last,
+        is_frame,
+    }
+}
+
+#[test]
+fn a_message_that_is_not_held_comes_in_parts_as_it_arrives() {
+    let wire = text_in(&[b"abc", b"de"]);
+    let mut reader = MessageReader::new(Side::Service, false);
+    let reads = [
+        &wire[..1],
+        &wire[1..2],
+        &wire[2..4],
+        &wire[4..8],
+        &wire[8..],
+    ];
+    let seen = read_with(&mut reader, parted(usize::MAX, 0), reads).unwrap();
+    let expected = [
+        part("ab", &wire[..4], true, false, false),
+        part("c", &wire[4..5], false, false, false),
+        part("d", &wire[5..8], false, false, false),
+        part("e", &wire[8..], false, true, false),
+    ];
+    assert_eq!(seen, expected);
+    // Frames that are whole are parts of their own, and one that is all is no part.
+    let seen = read_with(&mut reader, parted(usize::MAX, 0), [&wire[..], &wire[5..]]);
+    let expected = [
+        part("abc", &wire[..5], true, false, true),
+        part("de", &wire[5..], false, true, true),
+    ];
+    let (seen, error) = seen.unwrap_err();
+    assert_eq!(
+        (&seen[..], error),
+        (&expected[..], ProtocolError::NothingToContinue)
+    );
+}
+
+#[test]
+fn what_was_held_comes_first_once_the_message_is_too_long_for_that() {
+    let wire = text_in(&[b"abc", b"", b"defg"]);
+    let mut reader = MessageReader::new(Side::Service, false);
+    let mut seen = read_with(&mut reader, parted(usize::MAX, 7), [&wire[..9]]).unwrap();
+    // Not even the whole header has come of what makes it too long.
+    assert_eq!(seen, []);
+    assert!(reader.buffered_bytes() >= 7);
+    let rest = read_with(
+        &mut reader,
+        parted(usize::MAX, 7),
+        [&wire[7..11], &wire[11..]],
+    );
+    seen.extend(rest.unwrap());
+    let expected = [
+        part("abc", &wire[..5], true, false, true),
+        part("", &wire[5..7], false, false, true),
+        part("de", &wire[7..11], false, false, false),
+        part("fg", &wire[11..], false, true, false),
+    ];
+    assert_eq!(seen, expected);
+    assert!(reader.is_idle());
+}
+
+#[test]
+fn a_part_of_text_ends_with_a_whole_character() {
+    let wire = text_in(&[b"a\xc3", b"\xa9b\xf0\x9f", b"\x92", b"\xa9"]);
+    let mut reader = MessageReader::new(Side::Service, false);
+    let seen = read_with(&mut reader, parted(usize::MAX, 0), [&wire[..]]).unwrap();
+    let expected = [
+        part("a", &wire[..4], true, false, false),
+        part("éb", &wire[4..10], false, false, false),
+        part("", &wire[10..13], false, false, false),
+        part("💩", &wire[13..], false, true, false),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn parts_are_judged_as_they_come() {
+    for (parts, whole) in [
+        (&[&b"ab\xff"[..]][..], false),
+        (&[b"ab\xc3", b"("], false),
+        (&[b"ab\xc3", b""], true),
+    ] {
+        let mut wire = text_in(parts);
+        if !whole {
+            // Of the frame that spoils it, the last byte is yet to come.
+            wire.push(b'x');
+            let length = wire.len() - parts[parts.len() - 1].len() - 2;
+            wire[length] += 1;
+            wire.pop();
+        }
+        for shows_parts in [true, false] {
+            let wish = Wish {
+                shows_parts,
+                ..parted(usize::MAX, 0)
+            };
+            let mut reader = MessageReader::new(Side::Service, false);
+            let seen = read_with(&mut reader, wish, [&wire[..]]);
+            let (_, error) = seen.unwrap_err();
+            assert_eq!(error, ProtocolError::TextNotUtf8, "{parts:x?}");
+        }
+    }
+}
+
+#[test]
+fn text_that_waits_to_be_whole_is_judged_as_it_arrives() {
+    let mut long = Vec::new();
+    encode_frame(&mut long, Opcode::Text, Some(KEY), &[b'a'; 200]);
+    let header = long.len() - 200;
+    long[header + 100] ^= 0xff;
+    let mut reader = MessageReader::new(Side::Client, false);
+    let cuts = [&long[..header + 40], &long[header + 40..header + 100]];
+    assert_eq!(read(&mut reader, cuts), Ok(vec![]));
+    // The reader has to be given again what it has not used up.
+    let mut scratch = Vec::new();
+    let spoilt = reader.next(&long[..header + 101], &mut scratch, |_| held(MAX));
+    assert_eq!(spoilt, Err(ProtocolError::TextNotUtf8));
+}
+
+#[test]
+fn a_part_that_nobody_is_shown_has_no_payload_and_its_header_does_not_wait() {
+    let wish = Wish {
+        shows_parts: false,
+        ..parted(usize::MAX, 0)
+    };
+    let mut wire = Vec::new();
+    encode_frame(&mut wire, Opcode::Text, Some(KEY), &[7; 50]);
+    let mut reader = MessageReader::new(Side::Client, false);
+    let seen = read_with(&mut reader, wish, [&wire[..6], &wire[6..20], &wire[20..]]).unwrap();
+    let expected = [
+        part("", &wire[..6], true, false, false),
+        part("", &wire[6..20], false, false, false),
+        part("", &wire[20..], false, true, false),
+    ];
+    assert_eq!(seen, expected);
+    assert!(reader.is_idle());
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_in_parts_too() {
+    let mut wire = Vec::new();
+    fragment(&mut wire, false, Opcode::Binary, None, &[0; MAX]);
+    wire.extend_from_slice(&[0x80, 1]);
+    let mut reader = MessageReader::new(Side::Service, false);
+    let (seen, error) = read_with(&mut reader, parted(MAX, 0), [&wire[..]]).unwrap_err();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(error, ProtocolError::MessageTooLong { limit: MAX });
+    // And any length is fine where there is no limit.
+    let gigantic = [0x82, 127, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1];
+    let mut reader = MessageReader::new(Side::Service, false);
+    let seen = read_with(&mut reader, parted(usize::MAX, 0), [&gigantic[..]]);
+    assert_eq!(seen.unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_caller_leaves_of_a_part_comes_again() {
+    let mut wire = Vec::new();
+    encode_header(&mut wire, true, COMPRESSED, Opcode::Text, Some(KEY), 5);
+    unmask_into(&mut wire, b"abcde", KEY, 0);
+    fn payload(event: Event<'_>) -> (Vec<u8>, bool) {
+        match event {
+            Event::Part(part) => (part.payload.to_vec(), part.last),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut reader = MessageReader::new(Side::Client, true);
+    let mut scratch = Vec::new();
+    let wish = |_| parted(usize::MAX, 0);
+    // From the input.
+    let (event, used) = reader.next(&wire[..10], &mut scratch, wish).unwrap();
+    assert_eq!((payload(event), used), ((b"abcd".to_vec(), false), 10));
+    assert_eq!(reader.unread(2), 2);
+    let (event, used) = reader.next(&wire[8..], &mut scratch, wish).unwrap();
+    assert_eq!((payload(event), used), ((b"cde".to_vec(), true), 3));
+    // From what came before.
+    let (event, used) = reader.next(&wire, &mut scratch, wish).unwrap();
+    assert!(matches!(event, Event::Compressed { .. }));
+    assert_eq!(used, wire.len());
+    reader.part_instead(MessageKind::Text, &wire);
+    assert!(reader.is_ahead_of_input());
+    let (event, used) = reader.next(&[], &mut scratch, wish).unwrap();
+    assert_eq!((payload(event), used), ((b"abcde".to_vec(), true), 0));
+    assert_eq!(reader.unread(4), 0);
+    assert!(reader.is_ahead_of_input());
+    let (event, _) = reader.next(&[], &mut scratch, wish).unwrap();
+    assert_eq!(payload(event), (b"bcde".to_vec(), true));
+    assert!(!reader.is_ahead_of_input() && reader.is_idle());
+}
+
 /// A data message: its fragments, and the ping that comes before each.
 fn message() -> impl Strategy<Value = (bool, Vec<(String, bool)>)> {
     (
@@ -608,9 +850,67 @@ proptest! {
     ) {
         let (stream, expected) = write(&messages, mask);
         let from = if mask.is_some() { Side::Client } else { Side::Service };
-        let mut reader = MessageReader::new(from, MAX, false);
+        let mut reader = MessageReader::new(from, false);
         prop_assert_eq!(read(&mut reader, cut(&stream, &cuts)), Ok(expected));
         prop_assert!(reader.is_idle());
+    }
+
+    #[test]
+    fn parts_are_the_messages_that_were_written_however_the_stream_is_read(
+        messages in prop::collection::vec(message(), 0..5),
+        cuts in prop::collection::vec(1_usize..60, 1..20),
+        mask: Option<[u8; 4]>,
+        held_below in prop_oneof![Just(0), 0_usize..150],
+        shows_parts: bool,
+    ) {
+        let (stream, expected) = write(&messages, mask);
+        let from = if mask.is_some() { Side::Client } else { Side::Service };
+        let mut reader = MessageReader::new(from, false);
+        let wish = Wish { shows_parts, ..parted(usize::MAX, held_below) };
+        let seen = read_with(&mut reader, wish, cut(&stream, &cuts)).unwrap();
+        prop_assert!(reader.is_idle());
+        // Pings may overtake what is held, so messages and pings are compared by themselves.
+        let (mut data, mut pings) = (Vec::new(), Vec::new());
+        let mut begun: Option<(Vec<u8>, Vec<u8>)> = None;
+        for seen in seen {
+            match seen {
+                Seen::Message(MessageKind::Ping, ..) => pings.push(seen),
+                Seen::Message(_, payload, wire) => {
+                    prop_assert!(begun.is_none());
+                    data.push((payload, wire));
+                }
+                Seen::Part { kind, payload, wire, first, last, is_frame } => {
+                    prop_assert_eq!(first, begun.is_none());
+                    let (before, sent) = begun.get_or_insert_default();
+                    before.extend_from_slice(&payload);
+                    sent.extend_from_slice(&wire);
+                    if kind == MessageKind::Text {
+                        prop_assert!(std::str::from_utf8(&payload).is_ok());
+                    }
+                    if is_frame && shows_parts {
+                        let header = FrameHeader::parse(&wire).unwrap().unwrap();
+                        prop_assert_eq!(header.payload_len as usize, payload.len());
+                        prop_assert_eq!(header.fin, last);
+                    }
+                    if last {
+                        data.extend(begun.take());
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let (expected_pings, expected): (Vec<_>, Vec<_>) = expected
+            .into_iter()
+            .partition(|seen| matches!(seen, Seen::Message(MessageKind::Ping, ..)));
+        prop_assert_eq!(pings, expected_pings);
+        prop_assert_eq!(data.len(), expected.len());
+        for ((payload, wire), expected) in data.into_iter().zip(expected) {
+            let Seen::Message(_, expected_payload, expected_wire) = expected else { unreachable!() };
+            prop_assert_eq!(wire, expected_wire);
+            if shows_parts || !payload.is_empty() {
+                prop_assert_eq!(payload, expected_payload);
+            }
+        }
     }
 
     #[test]
@@ -621,7 +921,7 @@ proptest! {
         let mut wire = Vec::new();
         encode_frame(&mut wire, Opcode::Binary, mask, &payload);
         let from = if mask.is_some() { Side::Client } else { Side::Service };
-        let seen = read(&mut MessageReader::new(from, MAX, false), [&wire[..]]);
+        let seen = read(&mut MessageReader::new(from, false), [&wire[..]]);
         prop_assert_eq!(seen, Ok(vec![Seen::Message(MessageKind::Binary, payload, wire.clone())]));
     }
 
@@ -661,14 +961,14 @@ proptest! {
             expected.push((text.clone().into_bytes(), stream[start..].to_vec()));
         }
         let from = if mask.is_some() { Side::Client } else { Side::Service };
-        let mut reader = MessageReader::new(from, MAX, true);
+        let mut reader = MessageReader::new(from, true);
         let seen = read(&mut reader, cut(&stream, &cuts)).unwrap();
         let inflated = seen.into_iter().map(|seen| match seen {
             Seen::Compressed(_, payload, wire) => {
                 (codec.inflater.inflate(&payload, MAX).unwrap().to_vec(), wire)
             }
             Seen::Message(_, payload, wire) => (payload, wire),
-            Seen::Close(..) => unreachable!(),
+            Seen::Close(..) | Seen::Part { .. } => unreachable!(),
         });
         prop_assert_eq!(inflated.collect::<Vec<_>>(), expected);
         prop_assert!(reader.is_idle());
@@ -698,8 +998,8 @@ proptest! {
         from in prop::sample::select(&[Side::Client, Side::Service][..]),
         may_compress: bool,
     ) {
-        let mut reader = MessageReader::new(from, 64, may_compress);
-        drop(read(&mut reader, reads.iter().map(Vec::as_slice)));
+        let mut reader = MessageReader::new(from, may_compress);
+        drop(read_with(&mut reader, held(64), reads.iter().map(Vec::as_slice)));
         prop_assert!(reader.buffered_bytes() <= 2 * (2 * 136 + MIN_FRAGMENT_HEADERS));
     }
 
@@ -710,12 +1010,12 @@ proptest! {
             0..200,
         ),
     ) {
-        let mut reader = MessageReader::new(Side::Service, 64, false);
+        let mut reader = MessageReader::new(Side::Service, false);
         let mut scratch = Vec::new();
         for (fin, opcode, length) in frames {
             let mut frame = vec![u8::from(fin) << 7 | opcode, u8::try_from(length).unwrap()];
             frame.resize(2 + length, b'a');
-            if let Ok((event, used)) = reader.next(&frame, &mut scratch) {
+            if let Ok((event, used)) = reader.next(&frame, &mut scratch, |_| held(64)) {
                 prop_assert_eq!(used, frame.len());
                 if let Event::Message { payload, wire, .. } = event {
                     prop_assert!(payload.len() <= 125 && wire.len() <= payload.len() + 400);

@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
+use super::super::compression::Legs;
 use super::super::failure::SessionFailure;
 use super::super::framing::{frame, is_data, is_worth_deflating};
-use super::{Counts, Filter, HIGH_WATER_BYTES, direction};
-use crate::plugin::{MessageVerdict, Sent};
+use super::{Counts, Filter, HIGH_WATER_BYTES, Limits, direction};
+use crate::config::Oversize;
+use crate::plugin::{MessageChain, MessageVerdict, Sent};
 use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater};
-use crate::protocol::message::{Event, MessageKind, ProtocolError, Side};
+use crate::protocol::message::{Event, MessageKind, ProtocolError, Side, Wish};
 use crate::telemetry::Fate;
 
 /// Messages of one session that are judged before other sessions get a turn. One read may hold tens
@@ -16,7 +18,7 @@ use crate::telemetry::Fate;
 const MESSAGES_AT_ONCE: usize = 128;
 
 /// The same, for the bytes that they inflate to: what one read brings of messages that are plain.
-const INFLATED_AT_ONCE: usize = 256 * 1024;
+pub(super) const INFLATED_AT_ONCE: usize = 256 * 1024;
 impl Filter {
     /// Reads messages from `input` and judges them. `write` is overwritten.
     pub(super) fn judge(
@@ -28,7 +30,10 @@ impl Filter {
         codec: &mut Codec,
     ) -> (Judged, Result<(), SessionFailure>) {
         write.clear();
-        let mut judged = Judged::default();
+        let mut judged = Judged {
+            within_frame: self.outlet(side).is_within_frame(),
+            ..Judged::default()
+        };
         let mut messages = 0;
         let result = loop {
             match self.judge_next(side, input, &mut judged, message, write, codec) {
@@ -42,7 +47,8 @@ impl Filter {
                 || write.len() > HIGH_WATER_BYTES
                 || self.sent_back(side) > HIGH_WATER_BYTES
             {
-                judged.paused = judged.used < input.len();
+                let has_more = self.inlet(side).reader.is_ahead_of_input();
+                judged.paused = has_more || judged.used < input.len();
                 break Ok(());
             }
         };
@@ -62,11 +68,15 @@ impl Filter {
         write: &mut Vec<u8>,
         codec: &mut Codec,
     ) -> Result<bool, SessionFailure> {
-        let inlet = self.inlet(side);
+        let (chain, compression, limits) = (&self.chain, &self.compression, self.limits);
+        let inlet = match side {
+            Side::Client => &mut self.from_client,
+            Side::Service => &mut self.from_service,
+        };
         let compresses = inlet.compresses;
-        let read = inlet.reader.next(&input[judged.used..], message);
+        let wish = |kind| wish(chain, compression, limits, side, kind);
+        let read = inlet.reader.next(&input[judged.used..], message, wish);
         let (event, used) = read.map_err(|error| SessionFailure::protocol(side, error))?;
-        let start = judged.used;
         judged.used += used;
         let Codec { inflater, deflater } = codec;
         // No payload: nobody needs it.
@@ -81,6 +91,10 @@ impl Filter {
                 // What follows it is nothing (RFC 6455 §5.5.1).
                 judged.used = input.len();
                 return Ok(false);
+            }
+            Event::Part(part) => {
+                self.judge_part(side, &part, used, input, judged, write, deflater)?;
+                return Ok(true);
             }
             Event::Message {
                 kind,
@@ -100,21 +114,26 @@ impl Filter {
                 wire,
             } => {
                 let can_pass = self.compression.forwards_compressed(side);
-                let made = &mut judged.inflated;
-                let inflated = self.inflate(side, kind, payload, can_pass, inflater, made)?;
-                (kind, inflated, wire, can_pass)
+                match self.inflate(side, kind, payload, can_pass, inflater)? {
+                    Inflated::Whole(inflated) => {
+                        judged.inflated += inflated.len();
+                        (kind, Some(inflated), wire, can_pass)
+                    }
+                    Inflated::Unseen(made) => {
+                        judged.inflated += made;
+                        (kind, None, wire, can_pass)
+                    }
+                    Inflated::TooLong(made) => {
+                        judged.inflated += made;
+                        self.inlet(side).reader.part_instead(kind, wire);
+                        return Ok(true);
+                    }
+                }
             }
         };
         let verdict = self.verdict(side, kind, payload)?;
-        let passes = matches!(verdict, MessageVerdict::Pass) && can_pass && self.sent.is_empty();
-        // One frame that passes simply makes the run longer.
-        if passes && wire.len() == used && (judged.run.is_empty() || judged.run.end == start) {
-            let run_start = if judged.run.is_empty() {
-                start
-            } else {
-                judged.run.start
-            };
-            judged.run = run_start..judged.used;
+        if matches!(verdict, MessageVerdict::Pass) && can_pass && self.sent.is_empty() {
+            judged.pass(wire, used, input, write);
             return Ok(true);
         }
         judged.interrupt(input, write);
@@ -137,8 +156,7 @@ impl Filter {
         Ok(true)
     }
 
-    /// Inflates a message if a plugin may want it, or if it cannot go on as it came. Nothing: it need
-    /// not be, or turned out to be longer than any plugin wants. Counts in `made` what it made.
+    /// Inflates a message that came whole, if a plugin may want it, or if it cannot go on as it came.
     fn inflate<'a>(
         &self,
         side: Side,
@@ -146,26 +164,29 @@ impl Filter {
         compressed: &[u8],
         can_pass: bool,
         inflater: &'a mut Inflater,
-        made: &mut usize,
-    ) -> Result<Option<&'a [u8]>, SessionFailure> {
-        let mut limit = self.max_message_bytes;
-        if can_pass {
-            let Some(longest) = self.chain.wanted_below(side, kind).checked_sub(1) else {
-                return Ok(None);
-            };
-            limit = limit.min(usize::try_from(longest).unwrap_or(limit));
-        }
-        let broken = |error| SessionFailure::protocol(side, error);
-        let inflated = inflater.inflate(compressed, limit);
-        *made += inflated.map_or(limit, <[u8]>::len);
-        match inflated {
+    ) -> Result<Inflated<'a>, SessionFailure> {
+        let wish = wish(&self.chain, &self.compression, self.limits, side, kind);
+        let Some(longest) = wish.held_below.checked_sub(1) else {
+            return Ok(Inflated::Unseen(0));
+        };
+        let longest = longest.min(wish.limit);
+        match inflater.inflate(compressed, longest) {
             Ok(text) if kind == MessageKind::Text && std::str::from_utf8(text).is_err() => {
-                Err(broken(ProtocolError::TextNotUtf8))
+                Err(SessionFailure::protocol(side, ProtocolError::TextNotUtf8))
             }
-            Ok(payload) => Ok(Some(payload)),
-            Err(InflateError::TooLong { .. }) if limit < self.max_message_bytes => Ok(None),
-            Err(error) => Err(broken(error.into())),
+            Ok(payload) => Ok(Inflated::Whole(payload)),
+            Err(InflateError::TooLong { .. }) if longest < wish.limit => Ok(if can_pass {
+                Inflated::Unseen(longest)
+            } else {
+                Inflated::TooLong(longest)
+            }),
+            Err(error) => Err(SessionFailure::protocol(side, error.into())),
         }
+    }
+
+    /// Returns the length in bytes over which a message closes the session.
+    pub(super) fn longest(&self, side: Side, kind: MessageKind) -> usize {
+        wish(&self.chain, &self.compression, self.limits, side, kind).limit
     }
 
     /// Whether a pong answers a ping of the proxy.
@@ -187,6 +208,7 @@ impl Filter {
                 .chain
                 .on_message(side, kind, payload, &mut self.sent)
                 .map_err(SessionFailure::Plugin)?;
+            self.has_sent_back |= self.chain.has_later();
             let fate = match &verdict {
                 MessageVerdict::Pass => Fate::Pass,
                 MessageVerdict::Replace(_) => Fate::Replace,
@@ -198,11 +220,16 @@ impl Filter {
             (MessageVerdict::Pass, Fate::Unseen)
         };
         if is_data(kind) {
-            self.counts.judged(side, fate);
-            let direction = direction(side.other());
-            self.ends.worker.metrics.messages[direction][fate].increment();
+            self.count(side, fate);
         }
         Ok(verdict)
+    }
+
+    /// Counts a message that came from a side.
+    pub(super) fn count(&mut self, side: Side, fate: Fate) {
+        self.counts.judged(side, fate);
+        let direction = direction(side.other());
+        self.ends.worker.metrics.messages[direction][fate].increment();
     }
 
     /// Frames what plugins have sent: into `write` what goes the way of the message being judged, so
@@ -245,16 +272,71 @@ pub(super) struct Judged {
     /// There is more, and it can wait.
     pub(super) paused: bool,
     /// Bytes that messages were inflated to.
-    inflated: usize,
+    pub(super) inflated: usize,
+    /// What goes on ends within a frame.
+    pub(super) within_frame: bool,
+}
+
+/// A compressed message that came whole.
+enum Inflated<'a> {
+    Whole(&'a [u8]),
+    /// Nobody has to see it, for all that was made of it.
+    Unseen(usize),
+    /// It has to go on inflated and is too long to be held so, for all that was made of it.
+    TooLong(usize),
+}
+
+/// Says what is to become of messages of a kind that have not come whole.
+fn wish(
+    chain: &MessageChain,
+    compression: &Legs,
+    limits: Limits,
+    side: Side,
+    kind: MessageKind,
+) -> Wish {
+    let max = limits.max_message_bytes;
+    let below = |longer: u64| usize::try_from(longer).unwrap_or(usize::MAX);
+    let seen_by_all = below(chain.wanted_by_all_below(side, kind)).saturating_sub(1);
+    // What has to be compressed, or must not stay so, is put together first.
+    let is_recoded = compression.compresses(side)
+        || compression.is_compressed(side) && !compression.forwards_compressed(side);
+    Wish {
+        limit: match limits.oversize {
+            Oversize::Close => max,
+            Oversize::Pass => usize::MAX,
+            Oversize::CloseUnseen => max.min(seen_by_all),
+        },
+        held_below: if is_recoded {
+            max.saturating_add(1)
+        } else {
+            below(chain.wanted_below(side, kind))
+        },
+        shows_parts: compression.is_compressed(side) && !compression.forwards_compressed(side),
+    }
 }
 
 impl Judged {
     /// Moves the run to what is put together, since something else follows it.
-    fn interrupt(&mut self, input: &[u8], write: &mut Vec<u8>) {
+    pub(super) fn interrupt(&mut self, input: &[u8], write: &mut Vec<u8>) {
         write.extend_from_slice(&input[std::mem::take(&mut self.run)]);
     }
 
     /// Returns what goes on.
+    /// Has what came go on as it is: `wire`, of which `used` bytes are the end of the used input.
+    pub(super) fn pass(&mut self, wire: &[u8], used: usize, input: &[u8], write: &mut Vec<u8>) {
+        let start = self.used - used;
+        // One frame that passes simply makes the run longer.
+        if wire.len() == used && (self.run.is_empty() || self.run.end == start) {
+            if self.run.is_empty() {
+                self.run.start = start;
+            }
+            self.run.end = self.used;
+        } else {
+            self.interrupt(input, write);
+            write.extend_from_slice(wire);
+        }
+    }
+
     pub(super) fn bytes<'a>(&self, input: &'a [u8], write: &'a [u8]) -> &'a [u8] {
         if write.is_empty() {
             &input[self.run.clone()]

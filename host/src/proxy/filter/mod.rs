@@ -7,6 +7,7 @@
 //! `judge.rs`; parsing is `protocol/message/`'s business, the verdict the chain's.
 
 mod judge;
+mod parts;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,11 +24,13 @@ use super::outlet::Outlet;
 use super::relay::{Clocks, Ends};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
+use crate::config::Oversize;
 use crate::plugin::{Handover, MessageChain, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageReader, Side};
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction};
+use parts::Passing;
 
 /// While more than this waits for a side, no more messages are judged that may add to it: what
 /// plugins make counts as much as what peers send.
@@ -47,7 +50,7 @@ struct Filter {
     /// What plugins have sent and is not framed yet.
     sent: Vec<Sent>,
     compression: Legs,
-    max_message_bytes: usize,
+    limits: Limits,
     counts: Counts,
     /// The first Close frame: its code, and who sent it.
     close: Option<(u16, Side)>,
@@ -55,6 +58,8 @@ struct Filter {
     closing: bool,
     /// Plugins have sent something against the stream, and something still waits.
     has_sent_back: bool,
+    /// A message has ended that others waited for.
+    let_go: bool,
     liveness: Option<Box<Liveness>>,
 }
 
@@ -63,6 +68,8 @@ struct Inlet {
     reader: MessageReader,
     /// Messages are to be compressed for the other side.
     compresses: bool,
+    /// The message that goes on in parts, if one does.
+    passing: Option<Box<Passing>>,
     /// Bytes of a frame that is not whole, or of messages whose turn has not come.
     partial: Vec<u8>,
     /// There are messages in `partial` that could be judged.
@@ -74,6 +81,14 @@ struct Inlet {
     bytes: u64,
     /// How many of these answered pings of the proxy.
     answers: u64,
+}
+
+/// How long messages may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Longest that is put together.
+    pub(crate) max_message_bytes: usize,
+    pub(crate) oversize: Oversize,
 }
 
 /// Messages, for the record of the session.
@@ -101,7 +116,7 @@ pub(crate) fn run(
     chain: MessageChain,
     opening: Vec<Sent>,
     compression: Legs,
-    max_message_bytes: usize,
+    limits: Limits,
     clocks: Clocks,
 ) -> impl Future<Output = ()> {
     let watch = ends.worker.sweep.watch();
@@ -111,7 +126,8 @@ pub(crate) fn run(
         watch.set_alarm(liveness.next());
     }
     let inlet = |side, partial: Vec<u8>| Inlet {
-        reader: MessageReader::new(side, max_message_bytes, compression.is_compressed(side)),
+        reader: MessageReader::new(side, compression.is_compressed(side)),
+        passing: None,
         compresses: compression.compresses(side),
         bytes: partial.len() as u64,
         paused: !partial.is_empty(),
@@ -128,11 +144,12 @@ pub(crate) fn run(
         to_service: Outlet::default(),
         sent: opening,
         compression,
-        max_message_bytes,
+        limits,
         counts: Counts::default(),
         close: None,
         closing: false,
         has_sent_back: false,
+        let_go: false,
         liveness: clocks.liveness,
         ends,
     };
@@ -236,7 +253,10 @@ impl Filter {
                 Side::Client => (&self.from_client, &self.to_service, &mut self.to_client),
                 Side::Service => (&self.from_service, &self.to_client, &mut self.to_service),
             };
-            if is_ping {
+            if is_ping && to.is_within_frame() {
+                // It is sent plenty, and could not hear the ping before that ends.
+                liveness.heard(side, watch.now());
+            } else if is_ping {
                 to.queue_ping(&encode_ping(side, &liveness.token()));
                 liveness.pinged(side, watch.now());
             } else if from.paused || onward.waiting() > 0 || to.waiting() > HIGH_WATER_BYTES {
@@ -274,6 +294,10 @@ impl Filter {
                 continue;
             }
         }
+        // A side that is read first may have waited for what the other's messages let go.
+        if std::mem::take(&mut self.let_go) {
+            cx.waker().wake_by_ref();
+        }
         Ok(())
     }
 
@@ -288,6 +312,10 @@ impl Filter {
             if self.sent_back(side) > HIGH_WATER_BYTES {
                 let (outlet, stream) = self.outlet_and_stream(side.other());
                 ready!(outlet.poll(cx, stream));
+                // What waits for a message to end, that end lets go.
+                if self.sent_back(side) > HIGH_WATER_BYTES {
+                    return Poll::Pending;
+                }
             }
             let buffers = &mut *worker.buffers.borrow_mut();
             let (inlet, stream) = self.inlet_and_stream(side);
@@ -339,6 +367,7 @@ impl Filter {
         // What passed before a failure still goes out.
         let (outlet, stream) = self.outlet_and_stream(side);
         outlet.send(cx, stream, judged.bytes(input, write));
+        outlet.set_within_frame(judged.within_frame);
         let inlet = self.inlet(side);
         inlet.paused = judged.paused;
         inlet.partial = if judged.used == input.len() {
@@ -362,8 +391,9 @@ impl Filter {
         if !self.has_sent_back {
             return 0;
         }
-        let waiting = self.outlet(side.other()).waiting();
-        self.has_sent_back = self.to_client.waiting() + self.to_service.waiting() > 0;
+        let waiting = self.outlet(side.other()).queued() + self.chain.waiting_for(side);
+        let queued = self.to_client.queued() + self.to_service.queued();
+        self.has_sent_back = queued > 0 || self.chain.has_later();
         waiting
     }
 

@@ -19,7 +19,8 @@
 //! `obey` is the end whose messages are obeyed: `client` (default), `service`, `both`, or `nobody`, and
 //! then no session is watched. A message to several of these plugins names the one it is for: `b/drop` is
 //! obeyed by the one with `name = "b"` only. `hello` is sent to the client when a session opens. With
-//! `refuse = "error"`, or `"panic"`, no session is taken over from another version.
+//! `refuse = "error"`, or `"panic"`, no session is taken over from another version. With `largest`, longer
+//! messages than that are not asked for.
 //!
 //! Requests for `/deny` are answered with 403, the field `x-denied-by: NAME` and the body
 //! `denied by NAME`. Otherwise a request gets, and a response gets, one more field `x-script: NAME`. The end
@@ -45,6 +46,7 @@ struct Config {
     obey: Obey,
     hello: Option<String>,
     refuse: Option<Refuse>,
+    largest: Option<u64>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -103,12 +105,16 @@ impl OnResponse for Script {
 
 impl Script {
     fn subscription(&self) -> Option<Subscription> {
-        match self.0.obey {
-            Obey::Client => Some(Subscription::only(Side::Client, Kinds::TEXT)),
-            Obey::Service => Some(Subscription::only(Side::Service, Kinds::TEXT)),
-            Obey::Both => Some(Subscription::both(Kinds::TEXT)),
-            Obey::Nobody => None,
-        }
+        let subscription = match self.0.obey {
+            Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
+            Obey::Service => Subscription::only(Side::Service, Kinds::TEXT),
+            Obey::Both => Subscription::both(Kinds::TEXT),
+            Obey::Nobody => return None,
+        };
+        Some(Subscription {
+            largest: self.0.largest,
+            ..subscription
+        })
     }
 }
 
