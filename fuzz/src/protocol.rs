@@ -18,7 +18,9 @@ pub(crate) mod extensions;
 pub(crate) mod frame;
 #[path = "../../host/src/protocol/headers.rs"]
 pub(crate) mod headers;
-#[path = "../../host/src/protocol/message.rs"]
+#[path = "../../host/src/protocol/message/mod.rs"]
 pub(crate) mod message;
 #[path = "../../host/src/protocol/upgrade.rs"]
 pub(crate) mod upgrade;
+#[path = "../../host/src/protocol/utf8.rs"]
+pub(crate) mod utf8;

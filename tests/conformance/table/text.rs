@@ -7,7 +7,6 @@ use crate::harness::{Frame, binary, text};
 
 const TEXT: &str = "RFC 6455 §5.6, RFC 3629 §4";
 const WRONG: &str = "RFC 6455 §8.1, RFC 3629 §4";
-const PROXY_WAITS: &str = "the proxy judges a frame when it is whole";
 const NODE_WAITS: &str = "ws judges a text when it is whole";
 
 /// Well-formed characters: ranges of the first and of the second byte, and how many bytes follow.
@@ -111,8 +110,7 @@ fn refused(bytes: &[u8]) -> Vec<Case> {
                 text([&payload[..], &[b'x'; 100]].concat()),
                 payload.len(),
             )])
-            .not_in(Mode::Node, NODE_WAITS)
-            .not_in(Mode::Filtered, PROXY_WAITS),
+            .not_in(Mode::Node, NODE_WAITS),
     ]
 }
 
