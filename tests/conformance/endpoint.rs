@@ -43,8 +43,8 @@ impl fmt::Display for Side {
 }
 
 /// What a WebSocket can run on.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// What one end of a conversation has heard.
 #[derive(Debug, Default)]

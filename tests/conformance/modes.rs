@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::endpoint::{Ending, Heard, Side, echo};
+use super::endpoint::{Ending, Heard, Side, Stream, echo};
 use super::negotiation::{self, Agreement};
 use super::speaker::speak;
 use super::{Case, End, Expected, LIMIT};
+use crate::harness::http2::{Http2, connecting};
 use crate::harness::{
     DEADLINE, Frame, Head, Process, Tidegate, accepting, guest, handshake, node, one_listener,
 };
@@ -31,31 +32,37 @@ pub(super) enum Mode {
     /// The same, but only the client's leg may be compressed: what is, is inflated on its way, and what
     /// comes back is compressed by the proxy.
     Converted,
+    /// As unfiltered, and the client speaks HTTP/2 (RFC 8441).
+    UnfilteredHttp2,
+    /// As filtered, and the client speaks HTTP/2.
+    FilteredHttp2,
     /// Nobody, and the other end is Node's `ws`.
     Node,
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Direct,
         Self::Unfiltered,
         Self::Filtered,
         Self::Converted,
+        Self::UnfilteredHttp2,
+        Self::FilteredHttp2,
         Self::Node,
     ];
 
     /// Whether this side can speak in the mode.
     pub(super) fn is_for(self, speaker: Side) -> bool {
         match self {
-            Self::Direct | Self::Unfiltered | Self::Filtered => true,
-            Self::Converted | Self::Node => speaker == Side::Client,
+            Self::Direct | Self::Unfiltered | Self::Filtered | Self::FilteredHttp2 => true,
+            Self::Converted | Self::UnfilteredHttp2 | Self::Node => speaker == Side::Client,
         }
     }
 
     /// The mode whose exceptions are those of this one.
     pub(super) fn excepted_as(self) -> Self {
         match self {
-            Self::Converted => Self::Filtered,
+            Self::Converted | Self::FilteredHttp2 => Self::Filtered,
             other => other,
         }
     }
@@ -68,6 +75,8 @@ impl fmt::Display for Mode {
             Self::Unfiltered => "unfiltered",
             Self::Filtered => "filtered",
             Self::Converted => "filtered, plain to the service",
+            Self::UnfilteredHttp2 => "unfiltered over HTTP/2",
+            Self::FilteredHttp2 => "filtered over HTTP/2",
             Self::Node => "to Node's ws",
         })
     }
@@ -140,7 +149,8 @@ impl Stage {
             "#,
             guest("pass-through")
         );
-        let tidegate = Tidegate::start(&one_listener(&routes)).await;
+        let listener = one_listener(&routes).replace("bind =", "http2 = true\nbind =");
+        let tidegate = Tidegate::start(&listener).await;
         let port = process.stdout.line().await;
         Self {
             tidegate,
@@ -165,27 +175,20 @@ impl Stage {
         judge_speaker(expected, &held.speaker, mode)?;
         match mode {
             Mode::Direct | Mode::Node => Ok(()),
-            Mode::Unfiltered if held.listener.bytes == held.sent => Ok(()),
-            Mode::Unfiltered => Err("other bytes arrived than were sent".to_owned()),
-            Mode::Filtered | Mode::Converted => judge_filtered(expected, &held, speaker),
+            Mode::Unfiltered | Mode::UnfilteredHttp2 => judge_unfiltered(&held),
+            Mode::Filtered | Mode::Converted | Mode::FilteredHttp2 => {
+                judge_filtered(expected, &held, speaker)
+            }
         }
     }
 
     async fn converse(&self, case: &Arc<Case>, mode: Mode, speaker: Side) -> Result<Held, String> {
-        let (address, path) = match mode {
-            Mode::Direct => (self.service, "/direct/"),
-            Mode::Unfiltered => (self.tidegate.address(0), "/unfiltered/"),
-            Mode::Filtered => (self.tidegate.address(0), "/filtered/"),
-            Mode::Converted => (self.tidegate.address(0), "/converted/"),
-            Mode::Node => (self.node, "/node/"),
-        };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (heard, there) = oneshot::channel();
         let speaks = (speaker == Side::Service).then(|| (case.clone(), mode));
         let role = Role { speaks, heard };
         self.roles.lock().unwrap().insert(number, role);
-        let mut stream = connect(address).await;
-        let (answer, early) = open(&mut stream, &format!("{path}{number}"), &case.offer).await?;
+        let (answer, mut stream, early) = self.open(mode, number, &case.offer).await?;
         let agreement = Agreement::read(&case.offer, answer.field("sec-websocket-extensions"))?;
         if case
             .agrees
@@ -214,6 +217,32 @@ impl Stage {
                 sent,
             })
         }
+    }
+
+    /// Opens a WebSocket. Returns the answer, the stream, and what came after the answer.
+    async fn open(
+        &self,
+        mode: Mode,
+        number: usize,
+        offer: &str,
+    ) -> Result<(Head, Box<dyn Stream>, Vec<u8>), String> {
+        let proxy = self.tidegate.address(0);
+        let (address, path) = match mode {
+            Mode::Direct => (self.service, "direct"),
+            Mode::Unfiltered | Mode::UnfilteredHttp2 => (proxy, "unfiltered"),
+            Mode::Filtered | Mode::FilteredHttp2 => (proxy, "filtered"),
+            Mode::Converted => (proxy, "converted"),
+            Mode::Node => (self.node, "node"),
+        };
+        let target = format!("/{path}/{number}");
+        if matches!(mode, Mode::UnfilteredHttp2 | Mode::FilteredHttp2) {
+            let (answer, stream) = open_http2(address, &target, offer).await?;
+            return Ok((answer, Box::new(stream), Vec::new()));
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (answer, early) = open(&mut stream, &target, offer).await?;
+        Ok((answer, Box::new(stream), early))
     }
 }
 
@@ -255,12 +284,6 @@ async fn serve(listener: TcpListener, roles: Arc<Mutex<HashMap<usize, Role>>>) {
     }
 }
 
-async fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
 /// Opens a WebSocket. Returns the answer and what came after it.
 async fn open(
     stream: &mut TcpStream,
@@ -280,6 +303,24 @@ async fn open(
         .ok_or("no answer to the handshake")?;
     match answer.0.status() {
         101 => Ok(answer),
+        status => Err(format!("the handshake was answered with {status}")),
+    }
+}
+
+/// Opens a WebSocket over a connection of HTTP/2.
+async fn open_http2(
+    address: SocketAddr,
+    target: &str,
+    offer: &str,
+) -> Result<(Head, DuplexStream), String> {
+    let mut request = connecting(target);
+    if !offer.is_empty() {
+        request = request.header("sec-websocket-extensions", offer);
+    }
+    let mut client = Http2::open(address).await;
+    let (answer, socket) = client.connect(request.body(()).unwrap()).await;
+    match answer.status() {
+        200 => Ok((answer, socket.into_stream())),
         status => Err(format!("the handshake was answered with {status}")),
     }
 }
@@ -312,15 +353,24 @@ fn judge_speaker(expected: &Expected, heard: &Heard, mode: Mode) -> Result<(), S
         return Err(format!("{:?} came after the end", heard.bytes));
     }
     let failed = matches!(expected.end, End::Failed(_));
-    let answers = match (mode, failed) {
+    let answers = match (mode.excepted_as(), failed) {
         // The proxy ends both legs at once; answers that are still on their way are lost.
-        (Mode::Filtered | Mode::Converted, true) => expected.answers.get(..heard.frames.len()),
+        (Mode::Filtered, true) => expected.answers.get(..heard.frames.len()),
         _ => Some(&expected.answers[..]),
     };
     if answers == Some(&heard.frames[..]) {
         Ok(())
     } else {
         Err(format!("it was answered {:?}", heard.frames))
+    }
+}
+
+/// Whether the far end of an unfiltered route got every byte.
+fn judge_unfiltered(held: &Held) -> Result<(), String> {
+    if held.listener.bytes == held.sent {
+        Ok(())
+    } else {
+        Err("other bytes arrived than were sent".to_owned())
     }
 }
 

@@ -254,6 +254,26 @@ async fn compressed_conversations_over_wss_pass_a_plugin() {
 }
 
 #[tokio::test]
+async fn a_browser_holds_a_compressed_conversation_over_http2() {
+    let (mut service, port) = node_service().await;
+    let access_log = "[access_log]\npath = \"stdout\"\nformat = \"json\"\n";
+    let routes = [&route_to_node(&port), REDACTED, REDACT, access_log].concat();
+    let (mut tidegate, url, _) = by_tls(&routes).await;
+    // The page leaves a connection behind that the WebSocket can be a stream of (RFC 8441).
+    let page = url.replace("wss:", "https:");
+    let mut client = chromium(Some(&page), BROWSER_CLIENT, &[&url, "***"]).await;
+    assert_eq!(client.stdout.line().await, COMPRESSED);
+    let agreed = service.stdout.line().await;
+    assert_eq!(agreed, "agreed on [permessage-deflate]");
+    let websocket = |line: &str| {
+        line.contains("\"kind\":\"websocket\"")
+            .then(|| line.to_owned())
+    };
+    let line = tidegate.process.stdout.find("its record", websocket).await;
+    assert!(line.contains("\"version\":\"HTTP/2.0\""), "{line}");
+}
+
+#[tokio::test]
 async fn wss_is_understood_by_others_than_rustls() {
     let service = Service::websocket_echo().await;
     let (_tidegate, url, ca) = by_tls(&route_to(&service)).await;

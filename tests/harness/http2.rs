@@ -8,7 +8,9 @@ use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::ext::Protocol;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, request};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf,
+};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -385,6 +387,25 @@ impl Socket {
         within("reset", reason).await.unwrap()
     }
 
+    /// Returns a stream of bytes in its place, which a task carries to and fro.
+    pub(crate) fn into_stream(self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (reader, mut writer) = tokio::io::split(far);
+        let mut receive = self.receive;
+        let to_near = async move {
+            while let Some(Ok(data)) = receive.data().await {
+                let released = receive.flow_control().release_capacity(data.len());
+                if released.is_err() || writer.write_all(&data).await.is_err() {
+                    return;
+                }
+            }
+            writer.shutdown().await.ok();
+        };
+        tokio::spawn(to_near);
+        tokio::spawn(carry(reader, self.send));
+        near
+    }
+
     /// Returns whether there was more before the end.
     async fn read_more(&mut self) -> Result<bool, h2::Error> {
         // The end may come in an empty frame.
@@ -398,4 +419,24 @@ impl Socket {
         }
         Ok(false)
     }
+}
+
+/// Sends what comes, as the far end has room for it, and ends the stream after it.
+async fn carry(mut from: ReadHalf<DuplexStream>, mut to: SendStream<Bytes>) {
+    let mut piece = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        let mut rest = Bytes::copy_from_slice(&piece[..length]);
+        while !rest.is_empty() {
+            to.reserve_capacity(rest.len());
+            let Some(Ok(room)) = std::future::poll_fn(|cx| to.poll_capacity(cx)).await else {
+                return;
+            };
+            let data = rest.split_to(room.min(rest.len()));
+            if to.send_data(data, false).is_err() {
+                return;
+            }
+        }
+    }
+    // The far end may have ended it already.
+    to.send_data(Bytes::new(), true).ok();
 }
