@@ -119,9 +119,10 @@ impl<'a> Formats<'a> {
         let format = t
             .get("format")
             .map_or(Some(LogFormat::Text), |value| self.named(&value));
-        let when = t
-            .get("when")
-            .map(|value| template(&value, &self.names).unwrap_or_default());
+        let when = t.get("when").map(|value| {
+            value.not_yet();
+            template(&value, &self.names).unwrap_or_default()
+        });
         Some(AccessLog {
             target: target?,
             format: format?,
@@ -142,6 +143,7 @@ impl<'a> Formats<'a> {
             let known = ["text", "json"].into_iter().chain(own);
             value.problem(unknown("format", "log_formats", name, known));
         }
+        value.not_yet();
         found.map(|(_, lines)| LogFormat::Lines(lines.clone()))
     }
 }

@@ -27,13 +27,14 @@ pub(super) fn read<T>(
     file: &Path,
     text: &str,
     read: impl FnOnce(&Table<'_>) -> T,
-) -> Result<(T, Vec<Problem>), Error> {
+) -> Result<Read<T>, Error> {
     let reader = Reader {
         file,
         text,
         empty: DeTable::new(),
         problems: RefCell::default(),
         warnings: RefCell::default(),
+        not_yet: RefCell::default(),
     };
     let document = match DeTable::parse(text) {
         Ok(document) => document,
@@ -46,9 +47,22 @@ pub(super) fn read<T>(
         problems
     };
     match sorted(&reader.problems) {
-        problems if problems.is_empty() => Ok((value, sorted(&reader.warnings))),
+        problems if problems.is_empty() => Ok(Read {
+            value,
+            warnings: sorted(&reader.warnings),
+            not_yet: sorted(&reader.not_yet),
+        }),
         problems => Err(Error::Invalid(problems)),
     }
+}
+
+/// A file that has been read.
+pub(super) struct Read<T> {
+    pub(super) value: T,
+    /// What is allowed but hardly meant.
+    pub(super) warnings: Vec<Problem>,
+    /// What is understood, but heeded by nothing in this release.
+    pub(super) not_yet: Vec<Problem>,
 }
 
 /// A file being read.
@@ -59,6 +73,7 @@ struct Reader<'r> {
     empty: DeTable<'r>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    not_yet: RefCell<Vec<Problem>>,
 }
 
 impl<'r> Reader<'r> {
@@ -147,6 +162,14 @@ impl<'r> Value<'r> {
     pub(super) fn warn(&self, text: impl Display) {
         let problem = self.reader.problem(self.at, &self.key, text);
         self.reader.warnings.borrow_mut().push(problem);
+    }
+
+    /// Notes that this is understood, and that nothing heeds it in this release.
+    pub(super) fn not_yet(&self) {
+        let problem = self
+            .reader
+            .problem(self.at, &self.key, "not supported in this release");
+        self.reader.not_yet.borrow_mut().push(problem);
     }
 
     /// The value in a few words, for messages.

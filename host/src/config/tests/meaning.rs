@@ -159,7 +159,10 @@ fn messages_that_are_too_long_close_or_pass() {
     ] {
         let line = format!("+websocket = {{ oversize = {text:?} }}");
         let config = config(&with(UPSTREAM, &line));
-        assert_eq!(config.sites[0].routes[0].settings.websocket.oversize, expected);
+        assert_eq!(
+            config.sites[0].routes[0].settings.websocket.oversize,
+            expected
+        );
     }
 }
 
