@@ -1,7 +1,7 @@
 //! The run of a route's plugins over one WebSocket session: who wants to see which message, in what
 //! order, and the way of the messages that plugins send themselves.
 //!
-//! Frames are not known here; `proxy/filter.rs` reads and writes them.
+//! Frames are not known here; `proxy/filter/` reads and writes them.
 
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -2,7 +2,7 @@
 //!
 //! Neither side takes context over from one message to the next, so one [`Codec`] serves all sessions
 //! of a worker. What the two ends may agree on is in `extensions.rs`; which message is worth the
-//! work, in `proxy/filter.rs`.
+//! work, in `proxy/filter/`.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use thiserror::Error;
