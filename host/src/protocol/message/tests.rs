@@ -889,7 +889,7 @@ proptest! {
                     }
                     if is_frame && shows_parts {
                         let header = FrameHeader::parse(&wire).unwrap().unwrap();
-                        prop_assert_eq!(header.payload_len as usize, payload.len());
+                        prop_assert_eq!(header.payload_len, payload.len() as u64);
                         prop_assert_eq!(header.fin, last);
                     }
                     if last {
