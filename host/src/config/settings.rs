@@ -155,22 +155,6 @@ impl Inherited {
 
     /// Reads the settings of a site or route. Lists and tables of fields are inherited only as a whole.
     pub(super) fn read(&self, t: &Table<'_>, names: &Names<'_>, formats: &Formats<'_>) -> Self {
-        const NOT_YET: [&str; 9] = [
-            "add_headers",
-            "hide_headers",
-            "pass_headers",
-            "rewrite_location",
-            "rewrite_cookies",
-            "server_header",
-            "retry",
-            "ignore_client_abort",
-            "access_log",
-        ];
-        for name in NOT_YET {
-            if let Some(value) = t.get(name) {
-                value.not_yet();
-            }
-        }
         let above = &self.settings;
         let timeouts = t.section("timeouts", |t| timeouts(t, &above.timeouts));
         let written = t.section("websocket", |t| self.websocket.read(t, &timeouts));
@@ -204,6 +188,22 @@ impl Inherited {
                 formats.access_logs(value)
             }),
         };
+        const NOT_YET: [&str; 9] = [
+            "add_headers",
+            "hide_headers",
+            "pass_headers",
+            "rewrite_location",
+            "rewrite_cookies",
+            "server_header",
+            "retry",
+            "ignore_client_abort",
+            "access_log",
+        ];
+        for name in NOT_YET {
+            if let Some(value) = t.get(name) {
+                value.not_yet();
+            }
+        }
         Self {
             settings,
             websocket: written,

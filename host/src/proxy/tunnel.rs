@@ -519,11 +519,11 @@ mod tests {
 
     /// There may be a hundred thousand of them, most of them idle.
     #[test]
-    fn an_idle_tunnel_takes_less_than_half_a_kibibyte() {
+    fn an_idle_tunnel_takes_little_more_than_half_a_kibibyte() {
         fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
             size_of::<F>()
         }
         let size = size(run);
-        assert!(size <= 512, "{size} bytes");
+        assert!(size <= 528, "{size} bytes");
     }
 }
