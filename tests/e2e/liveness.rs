@@ -342,8 +342,8 @@ async fn the_greatest_age_cuts_no_frame_of_a_blind_tunnel() {
 async fn the_greatest_age_does_not_wait_for_ever_for_the_end_of_a_frame() {
     let service = Service::start(|mut connection| async move {
         accept(&mut connection).await;
-        // Of a frame that never ends, a byte now and then.
-        connection.send([0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]).await;
+        // Of a frame that never ends, a byte now and then: of text, which the plugin wants whole.
+        connection.send([0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]).await;
         while connection.try_send([0]).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -354,7 +354,7 @@ async fn the_greatest_age_does_not_wait_for_ever_for_the_end_of_a_frame() {
     for path in PATHS {
         let mut client = tidegate.websocket(path).await;
         let heard = client.read_to_end().await;
-        // Plugins are shown whole messages, so the client has not been sent a part of one.
+        // What a plugin wants whole is held, so the client has not been sent a part of it.
         let told = match path {
             "/seen" => close(1001, "").encode(None),
             // In the midst of a frame it would be payload.
