@@ -7,13 +7,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use rustls::ServerConfig;
 
 use crate::certificates;
-use crate::config::{self, Action, Config, Pattern, SiteName, Variable};
+use crate::config::{
+    self, Action, Config, Keep, LogFormat, LogTarget, Pattern, SiteName, Template, Variable,
+};
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
-use crate::telemetry::EndpointStatus;
+use crate::telemetry::{AccessLogFile, AccessLogFiles, EndpointStatus, Target};
 use crate::upstream::{Endpoint, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
@@ -46,6 +49,9 @@ pub(crate) struct Site {
     /// The first name; empty if the site has none. It is what `$server_name` says.
     pub(crate) name: String,
     pub(crate) names: Vec<SiteName>,
+    /// Of requests that no route was found for.
+    pub(crate) settings: config::Settings,
+    pub(crate) later: Later,
     pub(crate) table: RouteTable,
     pub(crate) routes: Vec<Route>,
 }
@@ -64,8 +70,28 @@ pub(crate) struct Route {
     pub(crate) chain: Chain,
     /// The endpoints as plugins are told of them.
     pub(crate) endpoints: Vec<EndpointView>,
+    /// Fields of the service's responses that clients do not see.
+    pub(crate) hidden: Vec<HeaderName>,
+    /// How `Location` begins where the service means itself, and what that is to clients.
+    pub(crate) own_location: Option<(String, String)>,
+    pub(crate) later: Later,
     /// The pattern as written, for logs.
     pub(crate) label: Arc<str>,
+}
+
+/// What is made of a request when its head is gone.
+pub(crate) struct Later {
+    /// What of the heads is kept for that.
+    pub(crate) keep: Keep,
+    pub(crate) logs: Vec<Log>,
+}
+
+/// An access log of a route or site.
+pub(crate) struct Log {
+    pub(crate) file: Arc<AccessLogFile>,
+    pub(crate) format: LogFormat,
+    /// If this is empty or `0`, there is no line.
+    pub(crate) when: Option<Template>,
 }
 
 /// Why a generation could not be built.
@@ -75,6 +101,11 @@ pub(crate) enum Error {
     Certificate {
         listener: std::net::SocketAddr,
         source: certificates::Error,
+    },
+    #[error("cannot open the access log {path}")]
+    AccessLog {
+        path: String,
+        source: std::io::Error,
     },
     #[error("upstream `{upstream}`")]
     Upstream {
@@ -124,9 +155,11 @@ impl Generation {
     pub(crate) fn build(
         config: &Config,
         engine: &Engine,
+        files: &AccessLogFiles,
         previous: Option<&Self>,
     ) -> Result<Built, Vec<Error>> {
         let mut errors = Vec::new();
+        let logs = logs(config, files, &mut errors);
         let listeners = listeners(config, &mut errors);
         let upstreams = upstreams(config, previous, &mut errors);
         let (plugins, swaps) = plugins(config, engine, previous, &mut errors);
@@ -136,7 +169,7 @@ impl Generation {
         let sites = config
             .sites
             .iter()
-            .map(|site| Site::new(site, &upstreams, &plugins))
+            .map(|site| Site::new(site, &config.maps, &upstreams, &plugins, &logs))
             .collect();
         let generation = Self {
             number: previous.map_or(1, |previous| previous.number + 1),
@@ -163,7 +196,13 @@ impl Generation {
 }
 
 impl Site {
-    fn new(site: &config::Site, upstreams: &[Arc<Upstream>], plugins: &[Arc<Plugin>]) -> Self {
+    fn new(
+        site: &config::Site,
+        maps: &[config::Map],
+        upstreams: &[Arc<Upstream>],
+        plugins: &[Arc<Plugin>],
+        logs: &Logs,
+    ) -> Self {
         let name = site.names.first().map(ToString::to_string);
         let route = |route: &config::Route| {
             let target = match &route.action {
@@ -181,7 +220,12 @@ impl Site {
                 settings: route.settings.clone(),
                 pattern: route.pattern.clone(),
                 action: route.action.clone(),
+                own_location: upstream
+                    .as_deref()
+                    .map(|upstream| own_location(upstream, path.as_deref(), &route.pattern)),
                 replace_prefix: path.and_then(|path| Some((route.pattern.prefix()?, path))),
+                hidden: hidden(&route.settings),
+                later: Later::new(&route.settings, maps, logs),
                 wants_groups: route.variables().any(Variable::is_group),
                 chain: Chain::new(chain),
                 endpoints: upstream
@@ -196,6 +240,8 @@ impl Site {
         Self {
             name: name.unwrap_or_default(),
             names: site.names.clone(),
+            settings: site.settings.clone(),
+            later: Later::new(&site.settings, maps, logs),
             table: RouteTable::new(site.routes.iter().map(|route| {
                 let proxies = matches!(route.action, Action::Proxy(_));
                 (&route.pattern, proxies)
@@ -203,6 +249,85 @@ impl Site {
             routes: site.routes.iter().map(route).collect(),
         }
     }
+}
+
+impl Later {
+    fn new(settings: &config::Settings, maps: &[config::Map], logs: &Logs) -> Self {
+        let log = |log: &config::AccessLog| {
+            let file = logs.iter().find(|(target, _)| *target == log.target);
+            file.map(|(_, file)| Log {
+                file: file.clone(),
+                format: log.format.clone(),
+                when: log.when.clone(),
+            })
+        };
+        Self {
+            keep: Keep::of(settings, maps),
+            logs: settings.access_logs.iter().filter_map(log).collect(),
+        }
+    }
+}
+
+/// Fields that nginx hides as well: those of the service itself, and those meant for the proxy.
+const HIDDEN: [&str; 8] = [
+    "date",
+    "server",
+    "x-pad",
+    "x-accel-expires",
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-accel-buffering",
+    "x-accel-charset",
+];
+
+fn hidden(settings: &config::Settings) -> Vec<HeaderName> {
+    let passed = |name: &HeaderName| settings.pass_headers.contains(name);
+    let always = HIDDEN.map(HeaderName::from_static);
+    let hidden = always.into_iter().filter(|name| !passed(name));
+    hidden
+        .chain(settings.hide_headers.iter().cloned())
+        .collect()
+}
+
+/// Says how the service names what the route leads to, and what it is called here.
+fn own_location(upstream: &Upstream, path: Option<&str>, pattern: &Pattern) -> (String, String) {
+    let scheme = if upstream.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let path = path.zip(pattern.prefix());
+    let (path, prefix) = path.unwrap_or(("/", "/".to_owned()));
+    (format!("{scheme}://{}{path}", upstream.name), prefix)
+}
+
+/// Open access logs by what they are called in the configuration.
+type Logs = Vec<(LogTarget, Arc<AccessLogFile>)>;
+
+fn logs(config: &Config, files: &AccessLogFiles, errors: &mut Vec<Error>) -> Logs {
+    let mut logs = Logs::new();
+    let routes = config.sites.iter().flat_map(|site| {
+        let routes = site.routes.iter().map(|route| &route.settings);
+        routes.chain([&site.settings])
+    });
+    for log in routes.flat_map(|settings| &settings.access_logs) {
+        if logs.iter().any(|(target, _)| *target == log.target) {
+            continue;
+        }
+        let target = match &log.target {
+            LogTarget::Stdout => Target::Stdout,
+            LogTarget::Stderr => Target::Stderr,
+            LogTarget::File(path) => Target::File(path.clone()),
+        };
+        match files.open(&target) {
+            Ok(file) => logs.push((log.target.clone(), file)),
+            Err(source) => errors.push(Error::AccessLog {
+                path: target.to_string(),
+                source,
+            }),
+        }
+    }
+    logs
 }
 
 fn view(endpoint: &Endpoint) -> EndpointView {

@@ -139,10 +139,6 @@ async fn what_is_only_read_at_the_start_is_named_and_nothing_changes() {
             "admin",
             format!("{changed}[admin]\nlisten = \"127.0.0.1:0\""),
         ),
-        (
-            "access_log",
-            format!("{changed}[access_log]\npath = \"stdout\""),
-        ),
     ];
     for (key, configuration) in rows {
         let error = tidegate.reload_with(&configuration).await.unwrap_err();

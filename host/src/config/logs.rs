@@ -28,8 +28,6 @@ pub(crate) enum LogTarget {
 /// How a line of the access log looks.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum LogFormat {
-    /// `combined`, and facts as `key=value`.
-    Text,
     /// One object with all facts.
     Json,
     Lines(Arc<LogLines>),
@@ -40,6 +38,8 @@ pub(crate) enum LogFormat {
 pub(crate) struct LogLines {
     pub(crate) template: Template,
     pub(crate) escape: Escape,
+    /// Whether facts follow as `key=value`.
+    pub(crate) facts: bool,
 }
 
 /// What becomes of bytes of a value that would be misread in a line.
@@ -57,7 +57,7 @@ impl AccessLog {
     pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
         let line = match &self.format {
             LogFormat::Lines(lines) => Some(&lines.template),
-            LogFormat::Text | LogFormat::Json => None,
+            LogFormat::Json => None,
         };
         line.into_iter().chain(&self.when)
     }
@@ -77,11 +77,15 @@ impl<'a> Formats<'a> {
     /// Reads `[log_formats]`.
     pub(super) fn read(t: &Table<'_>, names: Names<'a>) -> Self {
         let template = Template::read(COMBINED, &names, Stage::End).unwrap_or_default();
-        let combined = LogLines {
-            template,
+        let combined = |facts| LogLines {
+            template: template.clone(),
             escape: Escape::Hex,
+            facts,
         };
-        let mut lines = vec![("combined".to_owned(), Arc::new(combined))];
+        let mut lines = vec![
+            ("text".to_owned(), Arc::new(combined(true))),
+            ("combined".to_owned(), Arc::new(combined(false))),
+        ];
         let entries = t
             .get("log_formats")
             .map(|value| value.entries("a table such as { main = \"$remote_addr $status\" }"));
@@ -118,11 +122,10 @@ impl<'a> Formats<'a> {
             .and_then(|value| target(&value));
         let format = t
             .get("format")
-            .map_or(Some(LogFormat::Text), |value| self.named(&value));
-        let when = t.get("when").map(|value| {
-            value.not_yet();
-            template(&value, &self.names).unwrap_or_default()
-        });
+            .map_or_else(|| Some(self.text()), |value| self.named(&value));
+        let when = t
+            .get("when")
+            .map(|value| template(&value, &self.names).unwrap_or_default());
         Some(AccessLog {
             target: target?,
             format: format?,
@@ -130,20 +133,22 @@ impl<'a> Formats<'a> {
         })
     }
 
+    /// The format that is first.
+    fn text(&self) -> LogFormat {
+        LogFormat::Lines(self.lines[0].1.clone())
+    }
+
     fn named(&self, value: &Value<'_>) -> Option<LogFormat> {
         let name = value.parse("the name of a format", Some)?;
-        match name {
-            "text" => return Some(LogFormat::Text),
-            "json" => return Some(LogFormat::Json),
-            _ => {}
+        if name == "json" {
+            return Some(LogFormat::Json);
         }
         let found = self.lines.iter().find(|(known, _)| known == name);
         if found.is_none() {
             let own = self.lines.iter().map(|(known, _)| known.as_str());
-            let known = ["text", "json"].into_iter().chain(own);
+            let known = ["json"].into_iter().chain(own);
             value.problem(unknown("format", "log_formats", name, known));
         }
-        value.not_yet();
         found.map(|(_, lines)| LogFormat::Lines(lines.clone()))
     }
 }
@@ -175,6 +180,7 @@ fn log_lines(value: &Value<'_>, names: &Names<'_>) -> Option<LogLines> {
         return Some(LogLines {
             template: template(value, names)?,
             escape: Escape::Hex,
+            facts: false,
         });
     }
     let read = |t: &Table<'_>| {
@@ -183,6 +189,7 @@ fn log_lines(value: &Value<'_>, names: &Names<'_>) -> Option<LogLines> {
         Some(LogLines {
             template: template(&line?, names)?,
             escape,
+            facts: false,
         })
     };
     value.table("text such as \"$remote_addr $status\"", read)?

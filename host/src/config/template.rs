@@ -60,6 +60,15 @@ impl Template {
         &self.parts
     }
 
+    /// The text, if it has no variables.
+    pub(crate) fn as_literal(&self) -> Option<&str> {
+        match &self.parts[..] {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// The variables, in the order of the text.
     pub(crate) fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.parts.iter().filter_map(|part| match part {

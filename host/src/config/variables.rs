@@ -245,6 +245,19 @@ impl Variable {
         argument.or_else(|| of("cookie_").map(|name| Self::Cookie(name.to_owned())))
     }
 
+    /// Whether it can be asked for at any time, and then means that time.
+    pub(crate) fn is_known_always(&self) -> bool {
+        matches!(
+            self,
+            Self::Msec
+                | Self::TimeIso8601
+                | Self::TimeLocal
+                | Self::Hostname
+                | Self::Pid
+                | Self::RequestLength
+        )
+    }
+
     /// Whether it is a group of a pattern.
     pub(crate) fn is_group(&self) -> bool {
         matches!(self, Self::Capture(_) | Self::Named(_))

@@ -98,18 +98,13 @@ pub(crate) async fn serve(
         Ok(Err(error)) => {
             debug!(remote = %client.remote, %error, "connection failed");
             if let Some(status) = answered(&error) {
-                refused(&worker, client.remote, status, &error);
+                refused(&worker, &client, status, &error);
             }
         }
         Err(Stop::HeadTimeout) => {
             // A client that sent nothing asked nothing.
             if !parts.read_buf.is_empty() {
-                refused(
-                    &worker,
-                    client.remote,
-                    StatusCode::REQUEST_TIMEOUT,
-                    &HeadTimeout,
-                );
+                refused(&worker, &client, StatusCode::REQUEST_TIMEOUT, &HeadTimeout);
                 last = b"HTTP/1.1 408 Request Timeout\r\n\
                     connection: close\r\ncontent-length: 0\r\n\r\n";
             }

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
+use super::tls::Accepted;
 use super::{http1, http2, tls};
 use crate::proxy::{Client, ConnectionPermit, Http, Signal, Worker};
 use crate::stream::Stream;
@@ -121,7 +122,9 @@ async fn serve(
             let limit = generation.timeouts.tls_handshake;
             // Boxed: a TLS handshake is large, and this task is there for every connection.
             match Box::pin(tls::accept(socket, config, limit)).await {
-                Ok((stream, facts)) => (stream, Some(facts)),
+                Ok(Accepted::Tls(stream, facts)) => (stream, Some(facts)),
+                // The session tells it so.
+                Ok(Accepted::Plain(stream)) => (stream, None),
                 Err(error) => {
                     worker.metrics.tls_handshake_failures.increment();
                     debug!(%remote, %error, "TLS handshake failed");

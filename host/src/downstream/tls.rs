@@ -13,21 +13,38 @@ use crate::certificates::HTTP2;
 use crate::proxy::TlsFacts;
 use crate::stream::Stream;
 
+/// What a client began with.
+pub(crate) enum Accepted {
+    Tls(Stream, Box<TlsFacts>),
+    /// Plain text, nothing of which has been read.
+    Plain(Stream),
+}
+
 /// Answers a TLS handshake within `limit`. Fails with [`io::ErrorKind::TimedOut`], or with rustls's
-/// error inside. Also returns what was agreed on.
+/// error inside. A client that does not begin one is handed back.
 pub(crate) async fn accept(
     socket: TcpStream,
     config: Arc<ServerConfig>,
     limit: Duration,
-) -> io::Result<(Stream, Box<TlsFacts>)> {
-    match timeout(limit, TlsAcceptor::from(config).accept(socket)).await {
-        Ok(stream) => {
-            let stream = stream?;
-            let facts = Box::new(facts(stream.get_ref().1));
-            Ok((Stream::TlsServer(Box::new(stream)), facts))
+) -> io::Result<Accepted> {
+    let accepted = async {
+        let mut first = [0];
+        if socket.peek(&mut first).await? == 1 && !begins_tls(first[0]) {
+            return Ok(Accepted::Plain(Stream::Plain(socket)));
         }
+        let stream = TlsAcceptor::from(config).accept(socket).await?;
+        let facts = Box::new(facts(stream.get_ref().1));
+        Ok(Accepted::Tls(Stream::TlsServer(Box::new(stream)), facts))
+    };
+    match timeout(limit, accepted).await {
+        Ok(accepted) => accepted,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
+}
+
+/// Whether this is the first byte of a handshake record (RFC 8446 §5.1), or of those that came before.
+fn begins_tls(first: u8) -> bool {
+    first == 0x16 || first & 0x80 != 0
 }
 
 fn facts(connection: &ServerConnection) -> TlsFacts {

@@ -73,7 +73,7 @@ pub(crate) fn with_slash(session: &Session, path: &[u8], head: &Parts) -> Respon
 }
 
 /// Makes a path the URL that the client would ask for it by, unless the route says otherwise.
-fn location(session: &Session, path: Vec<u8>) -> Vec<u8> {
+pub(super) fn location(session: &Session, path: Vec<u8>) -> Vec<u8> {
     if !session.route.settings.absolute_redirect {
         return path;
     }
@@ -112,7 +112,11 @@ pub(crate) fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> 
             "request refused"
         );
     }
-    let mut response = Response::new(ResponseBody::fixed(line(status)));
+    let body = match failure {
+        Failure::PlainOnTls => "400 Bad Request: this port speaks TLS, use https://\n".into(),
+        _ => line(status),
+    };
+    let mut response = Response::new(ResponseBody::fixed(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, TEXT);

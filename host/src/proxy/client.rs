@@ -125,6 +125,14 @@ impl Client {
         self.requests.get()
     }
 
+    /// Returns how the client came in: `https` or `http`.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
     /// Whether the client has ended its side.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.get()

@@ -33,7 +33,7 @@ pub(crate) async fn say_goodbye(
     mut service: Farewell,
 ) {
     if let Some((code, reason)) = failure.close_for_client().filter(|_| client.at_boundary) {
-        if let Some(record) = &mut ends.ending.record {
+        if let Some(record) = &mut ends.ending.notes {
             record.close_code.get_or_insert(code.as_u16());
         }
         encode_close(&mut client.rest, None, code, &reason);

@@ -7,21 +7,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::request::Parts;
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::client::{Client, Http};
+use super::log_line;
+use super::notes::Notes;
 use super::worker::Worker;
-use crate::generation::Route;
-use crate::telemetry::{Direction, EndpointMetrics, Record};
+use crate::telemetry::{Direction, EndpointMetrics};
 use crate::upstream::{self, BodyProgress, Endpoint, Open};
 
 /// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
 /// client went away.
 pub(crate) struct Ending {
     worker: Rc<Worker>,
-    pub(crate) record: Option<Box<Record>>,
+    /// None: nothing is made of it later.
+    pub(crate) notes: Option<Box<Notes>>,
     /// The endpoint that counts this as open.
     endpoint: Option<(Open, Arc<EndpointMetrics>)>,
     body: Option<Rc<BodyProgress>>,
@@ -30,25 +31,14 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    pub(crate) fn begin(worker: &Rc<Worker>, client: &Rc<Client>, head: &Parts) -> Self {
+    pub(crate) fn begin(worker: &Rc<Worker>, client: &Rc<Client>) -> Self {
         client.begin();
-        let record = worker.access_log.is_some().then(|| {
-            let mut record = Box::new(Record::new(client.remote, head));
-            record.status = StatusCode::from_u16(499).ok();
-            record
-        });
         Self {
             worker: worker.clone(),
-            record,
+            notes: None,
             endpoint: None,
             body: None,
             client: Some(client.clone()),
-        }
-    }
-
-    pub(crate) fn routed(&mut self, route: &Route) {
-        if let Some(record) = &mut self.record {
-            record.route = Some((&*route.label).into());
         }
     }
 
@@ -62,9 +52,8 @@ impl Ending {
         self.closes();
         metrics.open.increment();
         self.endpoint = Some((open, metrics.clone()));
-        if let Some(record) = &mut self.record {
-            record.endpoint = Some(endpoint.address);
-            record.attempts += 1;
+        if let Some(notes) = &mut self.notes {
+            notes.tries(endpoint.address);
         }
     }
 
@@ -76,14 +65,19 @@ impl Ending {
 
     /// Notes why this ends badly.
     pub(crate) fn failed(&mut self, failure: &dyn Error) {
-        if let Some(record) = &mut self.record {
-            record.failure = Some(chain_of(failure).into());
+        if let Some(notes) = &mut self.notes {
+            notes.failure = Some(chain_of(failure).into());
         }
     }
 
     /// Whether the whole request body has been read, or given up.
     pub(crate) fn has_received(&self) -> bool {
         self.body.as_ref().is_none_or(|body| body.is_done())
+    }
+
+    /// Whether the request has a body.
+    pub(crate) fn has_body(&self) -> bool {
+        self.body.is_some()
     }
 
     /// Returns what is wrong with the request body, if anything is.
@@ -94,8 +88,8 @@ impl Ending {
     /// Notes the bytes of the response body that went to the client.
     pub(crate) fn delivered(&mut self, bytes: u64) {
         self.worker.metrics.bytes[Direction::ToClient].add(bytes);
-        if let Some(record) = &mut self.record {
-            record.bytes_to_client += bytes;
+        if let Some(notes) = &mut self.notes {
+            notes.bytes_to_client += bytes;
         }
     }
 
@@ -107,8 +101,8 @@ impl Ending {
     /// Notes bytes that came from the client.
     pub(crate) fn received(&mut self, bytes: u64) {
         self.worker.metrics.bytes[Direction::ToService].add(bytes);
-        if let Some(record) = &mut self.record {
-            record.bytes_from_client += bytes;
+        if let Some(notes) = &mut self.notes {
+            notes.bytes_from_client += bytes;
         }
     }
 
@@ -119,8 +113,8 @@ impl Ending {
 
     /// Hands what is left to record to a session that begins with a 101.
     pub(crate) fn for_session(&mut self) -> Self {
-        if let Some(record) = &mut self.record {
-            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+        if let Some(notes) = &mut self.notes {
+            notes.status = Some(StatusCode::SWITCHING_PROTOCOLS);
         }
         let mut ending = self.take();
         // A connection of HTTP/1.1 is not coming back, and an idle session should not hold more than
@@ -132,7 +126,7 @@ impl Ending {
     fn take(&mut self) -> Self {
         Self {
             worker: self.worker.clone(),
-            record: self.record.take(),
+            notes: self.notes.take(),
             endpoint: self.endpoint.take(),
             body: self.body.take(),
             client: self.client.take(),
@@ -147,8 +141,8 @@ impl Ending {
     ) -> Response<ResponseBody> {
         let status = response.status();
         self.worker.metrics.responses[status.into()].increment();
-        if let Some(record) = &mut self.record {
-            record.status = Some(status);
+        if let Some(notes) = &mut self.notes {
+            notes.status = Some(status);
         }
         // What is left of the request's body will not be read, so the connection cannot go on. A
         // stream of HTTP/2 is simply reset.
@@ -176,8 +170,8 @@ impl Drop for Ending {
         if let Some(client) = self.client.take() {
             client.rest();
         }
-        if let (Some(record), Some(access_log)) = (self.record.take(), &self.worker.access_log) {
-            access_log.record(&record);
+        if let Some(notes) = self.notes.take() {
+            log_line::write(&notes, &self.worker);
         }
     }
 }

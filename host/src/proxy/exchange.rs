@@ -1,6 +1,7 @@
 //! An ordinary request and its response, over a pooled or a new connection.
 
 use std::io;
+use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -10,11 +11,12 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::affinity;
-use super::attempts::{Attempt, reach};
+use super::attempts::{Attempt, is_repeatable, reach};
 use super::body::{ResponseBody, ServiceBody};
 use super::ending::Ending;
 use super::failure::Failure;
 use super::head;
+use super::response;
 use super::session::Session;
 use crate::config::RouteTimeouts;
 use crate::stream::ClientBody;
@@ -59,7 +61,15 @@ pub(crate) async fn run(
         )
         .await
     };
-    let ((response, sender), endpoint) = reach(session, upstream, head, ending, attempt).await?;
+    let ((response, sender), endpoint) = reach(
+        session,
+        upstream,
+        head,
+        ending,
+        |(response, _): &(Response<Incoming>, Sender)| response.status(),
+        attempt,
+    )
+    .await?;
 
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -68,9 +78,10 @@ pub(crate) async fn run(
         ));
     }
     head::for_client(&mut head, &incoming)?;
+    response::rewrite(session, &mut head.headers, ending);
     affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
     let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
-    session.judge(Response::from_parts(head, body))
+    session.judge(Response::from_parts(head, body), ending)
 }
 
 /// Tries one endpoint, over an idle connection if there is one.
@@ -84,11 +95,10 @@ async fn attempt(
 ) -> Result<(Response<Incoming>, Sender), Attempt> {
     let metrics = &session.worker.metrics;
     let timeouts = &session.route.settings.timeouts;
-    let repeatable = body.is_empty() && head.method.is_idempotent();
+    let repeatable = body.is_empty() && is_repeatable(&head.method, &session.route.settings.retry);
     while let Some(mut sender) = session.worker.pools.take(&endpoint.state) {
         metrics.upstream_connections_reused.increment();
-        let kept = repeatable.then(|| head.headers.clone());
-        let request = request(head, body);
+        let request = request(head, body, repeatable);
         match send(&mut sender, request, timeouts, endpoint, progress).await {
             Ok(response) => return Ok((response, sender)),
             Err(Unanswered {
@@ -98,14 +108,9 @@ async fn attempt(
                 // The service closed it while it was idle: its end had not been seen.
                 (head.headers, *body) = take_back(*request);
             }
-            Err(Unanswered { error, closed, .. }) => match kept {
-                Some(headers) if closed => {
-                    // Once: if it is the request that makes the service close, all others would too.
-                    head.headers = headers;
-                    break;
-                }
-                _ => return Err(Attempt::Failed(error)),
-            },
+            // Once: if it is the request that makes the service close, all others would too.
+            Err(Unanswered { closed, .. }) if closed && repeatable => break,
+            Err(Unanswered { error, .. }) => return Err(Attempt::Failed(error)),
         }
     }
     let stream = upstream
@@ -113,6 +118,7 @@ async fn attempt(
         .await
         .map_err(Attempt::NothingSent)?;
     metrics.upstream_connections_opened.increment();
+    session.connected.set(Some(Instant::now()));
     let max_header_bytes = session.route.generation().limits.max_header_bytes;
     let failed = |source| {
         Attempt::NothingSent(Error::Exchange {
@@ -128,9 +134,11 @@ async fn attempt(
             debug!(%error, "connection to a service ended");
         }
     });
+    // Another endpoint may have to be sent the same.
+    let keeps = repeatable && upstream.endpoints.len() > 1;
     match send(
         &mut sender,
-        request(head, body),
+        request(head, body, keeps),
         timeouts,
         endpoint,
         progress,
@@ -220,13 +228,18 @@ pub(crate) fn broken(
     }
 }
 
-/// Moves head and body into a request. Method and target stay, for the log.
-fn request(head: &mut Parts, body: &mut RequestBody) -> Request<RequestBody> {
+/// Moves head and body into a request. Method and target stay, for the log; fields if it `keeps` them,
+/// to be sent once more.
+fn request(head: &mut Parts, body: &mut RequestBody, keeps: bool) -> Request<RequestBody> {
     let mut request = Request::new(std::mem::take(body));
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.uri.clone();
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = std::mem::take(&mut head.headers);
+    *request.headers_mut() = if keeps {
+        head.headers.clone()
+    } else {
+        std::mem::take(&mut head.headers)
+    };
     request
 }
 

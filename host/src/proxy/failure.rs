@@ -16,6 +16,8 @@ use crate::{files, plugin, upstream};
 pub(crate) enum Failure {
     #[error("request cannot be understood: {0}")]
     BadRequest(&'static str),
+    #[error("plain HTTP on a port for TLS")]
+    PlainOnTls,
     #[error("request target is longer than {limit} bytes")]
     TargetTooLong { limit: usize },
     #[error("request head is longer than {limit} bytes")]
@@ -54,7 +56,9 @@ impl Failure {
     /// Returns what the client is answered.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadHandshake(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::PlainOnTls | Self::BadHandshake(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             // What RFC 9220 §3 asks for. An answer of 2xx would mean that the protocol has been
@@ -75,7 +79,8 @@ impl Failure {
                 upstream::Error::NoEndpoint { .. }
                 | upstream::Error::Connect { .. }
                 | upstream::Error::Tls { .. }
-                | upstream::Error::Exchange { .. } => StatusCode::BAD_GATEWAY,
+                | upstream::Error::Exchange { .. }
+                | upstream::Error::Status { .. } => StatusCode::BAD_GATEWAY,
             },
             Self::BadResponse(_) | Self::BadExtensions(_) => StatusCode::BAD_GATEWAY,
             Self::Files(error) => match error {

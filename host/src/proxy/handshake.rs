@@ -4,6 +4,7 @@
 //! the connection and returns; that task then owns the session to its end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL};
 use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
@@ -25,6 +26,7 @@ use super::exchange::broken;
 use super::failure::Failure;
 use super::head;
 use super::relay::{self, Relay};
+use super::response;
 use super::session::Session;
 use crate::config::{self, HandshakeRules, Origin};
 use crate::plugin::{ChainRun, Handshake};
@@ -129,14 +131,16 @@ pub(crate) async fn run(
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
         attempt(session, upstream, endpoint, head).await
     };
-    let (answer, endpoint) = reach(session, upstream, head, ending, attempt).await?;
+    let (answer, endpoint) =
+        reach(session, upstream, head, ending, Answer::status, attempt).await?;
     let (mut response, switched) = match answer {
         Answer::Ordinary(response, sender) => {
             let (mut head, incoming) = response.into_parts();
             head::for_client(&mut head, &incoming)?;
+            response::rewrite(session, &mut head.headers, ending);
             affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
             let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
-            return session.judge(Response::from_parts(head, body));
+            return session.judge(Response::from_parts(head, body), ending);
         }
         Answer::Switched(response, parts) => (response, parts),
     };
@@ -152,6 +156,7 @@ pub(crate) async fn run(
         .cloned()
         .unwrap_or(offer.token);
     remove_hop_by_hop(&mut response.headers);
+    response::rewrite(session, &mut response.headers, ending);
     response.extensions.clear();
     response.headers.insert(UPGRADE, token);
     response
@@ -161,12 +166,12 @@ pub(crate) async fn run(
     response.headers.remove(http::header::CONTENT_LENGTH);
     affinity::set_cookie(session, upstream, endpoint, &mut response.headers);
     let response = Response::from_parts(response, ResponseBody::fixed(bytes::Bytes::new()));
-    let response = session.judge(response)?;
+    let response = session.judge(response, ending)?;
 
     let endpoint = &upstream.endpoints[endpoint];
     let chain = session.chain.take().filter(|_| is_filtered);
     let mut ending = ending.for_session();
-    if let Some(record) = &mut ending.record {
+    if let Some(record) = &mut ending.notes {
         record.kind = if offer.is_websocket {
             Kind::WebSocket
         } else {
@@ -198,6 +203,15 @@ enum Answer {
     Switched(http::response::Parts, ConnectionParts<Sending>),
 }
 
+impl Answer {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Ordinary(response, _) => response.status(),
+            Self::Switched(response, _) => response.status,
+        }
+    }
+}
+
 /// Asks one endpoint, over a connection of its own.
 async fn attempt(
     session: &Session,
@@ -215,6 +229,7 @@ async fn attempt(
         .metrics
         .upstream_connections_opened
         .increment();
+    session.connected.set(Some(Instant::now()));
     ask(session, endpoint, stream, head)
         .await
         .map_err(Attempt::Failed)

@@ -133,7 +133,7 @@ impl Ends {
             debug!(error, "session failed");
         }
         self.ending.failed(failure);
-        if let Some(record) = &mut self.ending.record {
+        if let Some(record) = &mut self.ending.notes {
             record.closed_by = Some(failure.closed_by());
         }
     }

@@ -11,12 +11,14 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::EXPECT;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -26,16 +28,17 @@ use super::ending::{Ending, chain_of};
 use super::failure::Failure;
 use super::handshake::Offer;
 use super::head::{self, Hop};
+use super::notes::{Notes, Place};
 use super::variables::{Captured, Variables};
 use super::worker::{InForce, Worker};
-use super::{affinity, answer, exchange, expires, files, handshake, http2};
+use super::{affinity, answer, exchange, expires, files, handshake, http2, log_line, response};
 use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
 use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdict};
 use crate::protocol::headers::normalize_path;
 use crate::route::Found;
 use crate::stream::ClientBody;
-use crate::telemetry::{EndpointMetrics, Record};
+use crate::telemetry::EndpointMetrics;
 use crate::upstream::{self, Search, Upstream};
 
 /// Request bodies up to this size are read although nobody wants them.
@@ -68,6 +71,8 @@ pub(crate) struct Session {
     /// Groups of the patterns that found the route, if it wants them.
     captured: Option<Box<Captured>>,
     request_id: Cell<Option<u128>>,
+    /// When the connection of the attempt under way was there; None: it is a kept one.
+    pub(crate) connected: Cell<Option<Instant>>,
     /// The path lacks the slash with which the route's prefix ends.
     lacks_slash: bool,
     /// The request as it was sent, if a plugin will be shown the response.
@@ -92,32 +97,95 @@ pub(crate) async fn run(
         Version::HTTP_2 => http2::translate(&mut head),
         _ => Ok(()),
     };
-    let mut ending = Ending::begin(&worker, &client, &head);
+    let mut ending = Ending::begin(&worker, &client);
     let has_body = !body.is_end_stream();
-    let connects = matches!(body, ClientBody::Upgrade);
-    // Asking for it would make hyper ask the client for it.
-    let is_withheld = head.headers.contains_key(EXPECT);
-    let mut body = Some(body);
-    let session = understood.and_then(|()| Session::begin(&head, has_body, client, worker));
-    let response = match session {
-        Ok(session) => Ok(session.answer(&mut head, &mut body, &mut ending).await),
-        Err(failure) => Err(failure),
-    };
-    // To a client of HTTP/2 such an answer would mean that what it asked for has begun.
-    let response = response.and_then(|response| match response.status().is_success() {
-        true if connects => Err(Failure::NotSwitched),
-        _ => Ok(response),
+    let session =
+        understood.and_then(|()| Session::begin(&head, has_body, client.clone(), worker.clone()));
+    match session {
+        Ok(session) if session.route.settings.ignore_client_abort => {
+            outlive(session.respond(head, body, ending)).await
+        }
+        Ok(session) => session.respond(head, body, ending).await,
+        Err(failure) => {
+            let response = unrouted(&failure, &head, &client, &worker, &mut ending);
+            let must_close = matches!(failure, Failure::PlainOnTls);
+            let unread = has_body && !must_close && !is_discarded(&head, body).await;
+            ending.answer(response, unread || must_close)
+        }
+    }
+}
+
+/// Runs an exchange in a task of its own, so that it goes on to its end when the client's connection is
+/// gone.
+async fn outlive(
+    exchange: impl Future<Output = Response<ResponseBody>> + 'static,
+) -> Response<ResponseBody> {
+    let (answered, answer) = oneshot::channel();
+    tokio::task::spawn_local(async move {
+        if let Err(response) = answered.send(exchange.await) {
+            let mut body = response.into_body();
+            let mut frame = async || poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            while matches!(frame().await, Some(Ok(_))) {}
+        }
     });
-    let response = response.unwrap_or_else(|failure| {
-        ending.failed(&failure);
-        answer::failed(&failure, &head)
-    });
-    let unread = match body {
-        Some(body) if has_body => is_withheld || !discard(body).await,
-        Some(_) => false,
-        None => !ending.has_received(),
+    answer.await.unwrap_or_else(|_| {
+        // The worker ends, or the exchange has panicked.
+        let mut response = Response::new(ResponseBody::fixed(Bytes::new()));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Returns the answer to a request that no route was found for, as the site has it that it would have
+/// belonged to.
+fn unrouted(
+    failure: &Failure,
+    head: &Parts,
+    client: &Rc<Client>,
+    worker: &Rc<Worker>,
+    ending: &mut Ending,
+) -> Response<ResponseBody> {
+    let host = match failure {
+        Failure::NoRoute { host, .. } => host,
+        _ => "",
     };
-    ending.answer(response, unread)
+    let mut response = answer::failed(failure, head);
+    let Some(place) = Place::without_route(worker, client.listener, host) else {
+        return response;
+    };
+    let site = &place.generation.sites[place.site];
+    let facts = Facts {
+        scheme: client.scheme(),
+        host: host.into(),
+        remote: client.remote.ip(),
+        is_handshake: false,
+        max_header_bytes: place.generation.limits.max_header_bytes,
+    };
+    let variables = Variables {
+        hop: &Hop::default(),
+        facts: &facts,
+        remote: client.remote,
+        local: client.local,
+        connection: (client.number, client.requests()),
+        tls: client.tls.as_deref(),
+        server_name: &site.name,
+        route: "",
+        upstream: None,
+        captured: None,
+        maps: &place.generation.maps,
+        request_id: &Cell::new(None),
+        clock: &worker.clock,
+    };
+    ending.notes = Notes::begin(place.clone(), &variables, head);
+    ending.failed(failure);
+    response::finish(&site.settings, worker, &mut response, ending);
+    response
+}
+
+/// Reads and forgets a body that nobody wants, unless that would make hyper ask the client for it.
+/// Returns whether it came to its end.
+async fn is_discarded(head: &Parts, body: ClientBody) -> bool {
+    !head.headers.contains_key(EXPECT) && discard(body).await
 }
 
 /// Reads and forgets a body that nobody wants, if it is short and does not take long, so that the
@@ -142,23 +210,59 @@ async fn discard(mut body: ClientBody) -> bool {
 }
 
 /// Records a request that hyper could not read, and answered by itself.
-pub(crate) fn refused(
-    worker: &Rc<Worker>,
-    remote: SocketAddr,
-    status: StatusCode,
-    why: &dyn Error,
-) {
+pub(crate) fn refused(worker: &Rc<Worker>, client: &Client, status: StatusCode, why: &dyn Error) {
     worker.metrics.requests.increment();
     worker.metrics.responses[status.into()].increment();
-    if let Some(access_log) = &worker.access_log {
-        let mut record = Record::unread(remote);
-        record.status = Some(status);
-        record.failure = Some(chain_of(why).into());
-        access_log.record(&record);
+    if let Some(place) = Place::without_route(worker, client.listener, "") {
+        let mut notes = Notes::unread(place, client.remote);
+        notes.status = Some(status);
+        notes.failure = Some(chain_of(why).into());
+        log_line::write(&notes, worker);
+    }
+}
+
+impl Place {
+    /// Where a request comes to that has no route: the site of its host, else the default one. None:
+    /// the listener has no site.
+    fn without_route(worker: &Worker, listener: usize, host: &str) -> Option<Self> {
+        let generation = worker.generation();
+        let site = generation.listeners[listener].sites.find(host)?;
+        Some(Self {
+            generation,
+            site,
+            route: None,
+        })
     }
 }
 
 impl Session {
+    /// Gets the response, and what is left of the request out of the way.
+    async fn respond(
+        self,
+        mut head: Parts,
+        body: ClientBody,
+        mut ending: Ending,
+    ) -> Response<ResponseBody> {
+        let has_body = !body.is_end_stream();
+        let connects = matches!(body, ClientBody::Upgrade);
+        // Asking for it would make hyper ask the client for it.
+        let is_withheld = head.headers.contains_key(EXPECT);
+        let mut body = Some(body);
+        let mut response = self.answer(&mut head, &mut body, &mut ending).await;
+        if connects && response.status().is_success() {
+            // To a client of HTTP/2 such an answer would mean that what it asked for has begun.
+            let failure = Failure::NotSwitched;
+            ending.failed(&failure);
+            response = answer::failed(&failure, &head);
+        }
+        let unread = match body {
+            Some(body) if has_body => is_withheld || !discard(body).await,
+            Some(_) => false,
+            None => !ending.has_received(),
+        };
+        ending.answer(response, unread)
+    }
+
     /// Returns the response: the service's, a plugin's, or the proxy's own.
     async fn answer(
         mut self,
@@ -166,7 +270,7 @@ impl Session {
         body: &mut Option<ClientBody>,
         ending: &mut Ending,
     ) -> Response<ResponseBody> {
-        ending.routed(&self.route);
+        ending.notes = Notes::begin(self.route.place(), &self.variables(), head);
         let response = match self.serve(head, body, ending).await {
             Ok(response) => Ok(response),
             // A plugin gets to see the proxy's own answers as well.
@@ -175,15 +279,14 @@ impl Session {
                 if self.shown.is_none() {
                     self.remember(head, None);
                 }
-                self.judge(answer::failed(&failure, head))
+                self.judge(answer::failed(&failure, head), ending)
             }
         };
-        if let (Some(record), Some(chain)) = (&mut ending.record, &self.chain) {
-            record.plugin_time = chain.time_spent();
-        }
         response.unwrap_or_else(|failure| {
             ending.failed(&failure);
-            answer::failed(&failure, head)
+            let mut response = answer::failed(&failure, head);
+            response::finish(&self.route.settings, &self.worker, &mut response, ending);
+            response
         })
     }
 
@@ -196,6 +299,9 @@ impl Session {
     ) -> Result<Self, Failure> {
         let generation = worker.generation();
         let limits = &generation.limits;
+        if client.tls.is_none() && generation.listeners[client.listener].tls.is_some() {
+            return Err(Failure::PlainOnTls);
+        }
         if head::target(head).len() > limits.max_uri_bytes {
             return Err(Failure::TargetTooLong {
                 limit: limits.max_uri_bytes,
@@ -244,11 +350,7 @@ impl Session {
             return Err(Failure::ForeignProtocol);
         }
         let facts = Arc::new(Facts {
-            scheme: if client.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            },
+            scheme: client.scheme(),
             host: host.into(),
             remote: client.remote.ip(),
             is_handshake: offer.is_some(),
@@ -267,6 +369,7 @@ impl Session {
             hop: Hop::default(),
             captured,
             request_id: Cell::new(None),
+            connected: Cell::new(None),
             lacks_slash: matches!(found, Found::WithSlash(_)),
             shown: None,
         })
@@ -283,7 +386,8 @@ impl Session {
             && let Some(prefix) = self.route.pattern.prefix()
         {
             let path = prefix.trim_end_matches('/');
-            return Ok(answer::with_slash(self, path.as_bytes(), head));
+            let response = answer::with_slash(self, path.as_bytes(), head);
+            return self.judge(response, ending);
         }
         self.check_length(body.as_ref())?;
         self.hop = Hop::take(&mut head.headers);
@@ -295,7 +399,7 @@ impl Session {
             && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
         {
             self.remember(head, None);
-            return self.judge(response.map(ResponseBody::fixed));
+            return self.judge(response.map(ResponseBody::fixed), ending);
         }
         let route = self.route.clone();
         let Some(upstream) = &route.upstream else {
@@ -305,7 +409,7 @@ impl Session {
                 Action::Proxy(_) => unreachable!("a route that proxies has an upstream"),
             };
             self.remember(head, None);
-            return self.judge(response);
+            return self.judge(response, ending);
         };
         // Before the head becomes one for the service: keys and cookies are the client's.
         affinity::prefer(self, upstream, head);
@@ -329,20 +433,25 @@ impl Session {
         Ok(())
     }
 
-    /// Shows a response to the plugins, last to first.
+    /// Shows a response to the plugins, last to first, and makes it ready for the client.
     pub(crate) fn judge(
         &mut self,
         mut response: Response<ResponseBody>,
+        ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
         expires::set(&mut response, self.route.settings.expires);
-        let (Some(chain), Some(sent)) = (&mut self.chain, &self.shown) else {
-            return Ok(response);
-        };
-        let (mut head, body) = response.into_parts();
-        match chain.on_response(sent, &mut head)? {
-            Verdict::Continue => Ok(Response::from_parts(head, body)),
-            Verdict::Respond(response) => Ok(response.map(ResponseBody::fixed)),
+        if let (Some(chain), Some(sent)) = (&mut self.chain, &self.shown) {
+            let (mut head, body) = response.into_parts();
+            response = match chain.on_response(sent, &mut head)? {
+                Verdict::Continue => Response::from_parts(head, body),
+                Verdict::Respond(response) => response.map(ResponseBody::fixed),
+            };
         }
+        if let (Some(notes), Some(chain)) = (&mut ending.notes, &self.chain) {
+            notes.plugin_time = chain.time_spent();
+        }
+        response::finish(&self.route.settings, &self.worker, &mut response, ending);
+        Ok(response)
     }
 
     /// Keeps the request head for plugins that will be shown the response.
@@ -446,6 +555,15 @@ impl Session {
 }
 
 impl RouteHandle {
+    /// Returns where a request is that came to this route.
+    fn place(&self) -> Place {
+        Place {
+            generation: self.generation.clone(),
+            site: self.site,
+            route: Some(self.route),
+        }
+    }
+
     /// Returns the site the route belongs to.
     pub(crate) fn site(&self) -> &Site {
         &self.generation.sites[self.site]

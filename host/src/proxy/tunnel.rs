@@ -328,7 +328,7 @@ impl Tunnel {
             closer,
             ..
         } = self;
-        if let Some(record) = &mut ends.ending.record {
+        if let Some(record) = &mut ends.ending.notes {
             record.bytes_from_client = to_service.bytes;
             record.bytes_to_client = to_client.bytes;
             record.messages_from_client = to_service.messages();

@@ -193,11 +193,11 @@ impl Variables<'_> {
                 }
                 display(out, self.remote.ip())
             }
-            Variable::Msec | Variable::TimeIso8601 | Variable::TimeLocal => {
-                time(variable, self.clock, out)
-            }
-            Variable::Hostname => text(out, hostname()),
-            Variable::Pid => display(out, std::process::id()),
+            Variable::Msec
+            | Variable::TimeIso8601
+            | Variable::TimeLocal
+            | Variable::Hostname
+            | Variable::Pid => always(variable, self.clock, out),
             Variable::Connection => display(out, self.connection.0),
             Variable::ConnectionRequests => display(out, self.connection.1),
             Variable::SslProtocol => text(out, self.tls?.protocol),
@@ -240,21 +240,24 @@ impl Variables<'_> {
     }
 }
 
-/// Appends one of the variables that tell the time.
-pub(super) fn time(variable: &Variable, clock: &RefCell<Clock>, out: &mut Vec<u8>) -> Option<()> {
+/// Appends one of the variables that are known at any time.
+pub(super) fn always(variable: &Variable, clock: &RefCell<Clock>, out: &mut Vec<u8>) -> Option<()> {
     let now = since_epoch();
-    let mut clock = clock.borrow_mut();
     match variable {
+        Variable::Hostname => text(out, hostname()),
+        Variable::Pid => display(out, std::process::id()),
         Variable::Msec => display(
             out,
             format_args!("{}.{:03}", now.as_secs(), now.subsec_millis()),
         ),
         Variable::TimeIso8601 => {
+            let mut clock = clock.borrow_mut();
             let texts = clock.at(now);
             text(out, &texts.iso8601);
             text(out, &texts.offset)
         }
-        _ => text(out, &clock.at(now).local),
+        Variable::TimeLocal => text(out, &clock.borrow_mut().at(now).local),
+        _ => None,
     }
 }
 
@@ -338,5 +341,30 @@ fn version_text(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2.0",
         Version::HTTP_3 => "HTTP/3.0",
         _ => "HTTP/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_basic_authentication_names_a_user() {
+        for (value, user) in [
+            ("Basic YW5uOnB3", Some("ann")),
+            ("basic YW5uOnB3", Some("ann")),
+            ("Basic Om5vYm9keQ==", None),
+            ("Basic YW5u", None),
+            ("Basic !", None),
+            ("Basic", None),
+            ("Bearer YW5uOnB3", None),
+        ] {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+            assert_eq!(
+                basic_user(&headers).as_deref(),
+                user.map(str::as_bytes),
+                "{value}"
+            );
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::sweep::Sweep;
 use crate::generation::Generation;
 use crate::plugin::Instances;
 use crate::protocol::deflate::Codec;
-use crate::telemetry::{AccessLog, Clock, EndpointMetrics, WorkerMetrics};
+use crate::telemetry::{AccessLogs, Clock, EndpointMetrics, WorkerMetrics};
 use crate::upstream::{Balancer, Endpoint, Pools, Upstream};
 
 /// Size of the buffer that all relays of a worker read into. At 64 KiB, messages of that size cost
@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) balancer: Balancer,
     pub(crate) instances: Instances,
     pub(crate) metrics: Arc<WorkerMetrics>,
-    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) access_logs: AccessLogs,
     pub(crate) buffers: RefCell<Buffers>,
     pub(crate) clock: RefCell<Clock>,
     /// By [`EndpointState::id`](crate::upstream::EndpointState::id).
@@ -77,7 +77,6 @@ impl Worker {
         index: usize,
         in_force: Arc<ArcSwap<Generation>>,
         metrics: Arc<WorkerMetrics>,
-        access_log: Option<AccessLog>,
     ) -> Rc<Self> {
         let cached = RefCell::new(Rc::new(InForce(in_force.load_full())));
         Rc::new(Self {
@@ -86,7 +85,7 @@ impl Worker {
             balancer: Balancer::new(index),
             instances: Instances::new(metrics.clone()),
             metrics,
-            access_log,
+            access_logs: AccessLogs::default(),
             buffers: RefCell::new(Buffers {
                 read: vec![0; READ_BUFFER_BYTES].into(),
                 message: Vec::new(),
@@ -168,9 +167,7 @@ impl Worker {
             if self.instances.refresh() {
                 self.rouse().await;
             }
-            if let Some(access_log) = &self.access_log {
-                access_log.flush();
-            }
+            self.access_logs.flush();
         }
     }
 

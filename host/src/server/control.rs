@@ -13,7 +13,7 @@ use super::checks::Checks;
 use super::reload::{self, Build, Reloader};
 use super::swap::{self, Preparation, Swap, Swapped};
 use super::watch::ModuleWatch;
-use crate::telemetry::AccessLogFile;
+use crate::telemetry::AccessLogFiles;
 
 /// Requests that wait at most; whoever asks waits in line beyond that.
 const LONGEST_QUEUE: usize = 64;
@@ -95,7 +95,7 @@ pub(super) async fn run(
     mut reloader: Reloader,
     signals: Signals,
     mut modules: ModuleWatch,
-    access_log: Option<Arc<AccessLogFile>>,
+    logs: Arc<AccessLogFiles>,
     mut requests: mpsc::Receiver<Request>,
 ) {
     let Signals {
@@ -123,8 +123,8 @@ pub(super) async fn run(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = reopen.recv() => {
-                if let Some(Err(error)) = access_log.as_ref().map(|log| log.reopen()) {
-                    error!(%error, "cannot open the access log anew");
+                for (path, error) in logs.reopen() {
+                    error!(%error, path = %path.display(), "cannot open the access log anew");
                 }
             }
             _ = hangup.recv() => want_reload(&mut queue),

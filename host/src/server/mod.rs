@@ -23,11 +23,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::config::{self, Config, LogFormat, LogTarget, Problem};
+use crate::config::{self, Config, Problem};
 use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin;
-use crate::telemetry::{AccessLogFile, Format, Metrics, Target};
+use crate::telemetry::{AccessLogFiles, Metrics};
 use control::{Control, Signals};
 use reload::Reloader;
 use watch::ModuleWatch;
@@ -57,10 +57,6 @@ pub(crate) enum Error {
         address: SocketAddr,
         source: io::Error,
     },
-    AccessLog {
-        path: PathBuf,
-        source: io::Error,
-    },
     /// A key that is only read at the start differs.
     NeedsRestart {
         name: PathBuf,
@@ -79,18 +75,15 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     }
     let config = loaded.config;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
-    let built = Generation::build(&config, &engine, None).map_err(|errors| Error::Generation {
-        name: source.name().to_owned(),
-        errors,
-    })?;
+    let logs = Arc::new(AccessLogFiles::default());
+    let built =
+        Generation::build(&config, &engine, &logs, None).map_err(|errors| Error::Generation {
+            name: source.name().to_owned(),
+            errors,
+        })?;
     let (generation, _) = built.commit();
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
-    let access_log = config
-        .access_logs
-        .first()
-        .map(open_access_log)
-        .transpose()?;
     let (addresses, sockets) = bind(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,11 +94,18 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
             None => None,
             Some(admin) => Some(bind_admin(admin.listen).await?),
         };
-        let reloader = Reloader::new(source, config, engine, generation, metrics.clone());
+        let reloader = Reloader::new(
+            source,
+            config,
+            engine,
+            logs.clone(),
+            generation,
+            metrics.clone(),
+        );
         let in_force = reloader.in_force().clone();
         metrics.ask_for_endpoints(move || in_force.load().endpoints());
-        let workers = Workers::start(sockets, reloader.in_force(), &metrics, access_log.as_ref())
-            .map_err(Error::Start)?;
+        let workers =
+            Workers::start(sockets, reloader.in_force(), &metrics).map_err(Error::Start)?;
         let draining = Arc::new(AtomicBool::new(false));
         let (control, requests) = Control::new();
         if let Some(listener) = admin {
@@ -122,7 +122,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         let modules = ModuleWatch::new(reloader.modules());
         info!("ready");
         ready(&addresses);
-        control::run(reloader, signals, modules, access_log, requests).await;
+        control::run(reloader, signals, modules, logs, requests).await;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
         Ok(())
@@ -133,9 +133,12 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
 pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
     let loaded = Config::load(file).map_err(Error::Config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
-    Generation::build(&loaded.config, &engine, None).map_err(|errors| Error::Generation {
-        name: file.to_owned(),
-        errors,
+    let logs = AccessLogFiles::for_trial();
+    Generation::build(&loaded.config, &engine, &logs, None).map_err(|errors| {
+        Error::Generation {
+            name: file.to_owned(),
+            errors,
+        }
     })?;
     Ok(loaded.warnings)
 }
@@ -165,26 +168,6 @@ async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
     let address = listener.local_addr().map_err(failed)?;
     info!(%address, "admin listening");
     Ok(listener)
-}
-
-fn open_access_log(settings: &config::AccessLog) -> Result<Arc<AccessLogFile>, Error> {
-    let target = match &settings.target {
-        LogTarget::Stdout => Target::Stdout,
-        LogTarget::Stderr => Target::Stderr,
-        LogTarget::File(path) => Target::File(path),
-    };
-    let format = match settings.format {
-        LogFormat::Json => Format::Json,
-        _ => Format::Text,
-    };
-    AccessLogFile::open(target, format).map_err(|source| Error::AccessLog {
-        path: match &settings.target {
-            LogTarget::File(path) => path.clone(),
-            LogTarget::Stdout => "stdout".into(),
-            LogTarget::Stderr => "stderr".into(),
-        },
-        source,
-    })
 }
 
 /// Takes as many descriptors as the system lets this process have: each tunnel needs two.
@@ -244,9 +227,6 @@ impl fmt::Display for Error {
                 write!(f, "cannot listen on {address}: the address is in use")
             }
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
-            Self::AccessLog { path, source } => {
-                write!(f, "cannot open the access log {}: {source}", path.display())
-            }
             Self::NeedsRestart { name, key } => {
                 write!(
                     f,

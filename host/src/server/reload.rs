@@ -12,7 +12,7 @@ use super::{Error, Source};
 use crate::config::{Config, Module};
 use crate::generation::{self, Generation};
 use crate::plugin::Engine;
-use crate::telemetry::{Metrics, ReloadResult};
+use crate::telemetry::{AccessLogFiles, Metrics, ReloadResult};
 
 /// Builds generations from one source.
 pub(super) struct Reloader {
@@ -20,6 +20,7 @@ pub(super) struct Reloader {
     /// As it is in force.
     config: Config,
     engine: Engine,
+    logs: Arc<AccessLogFiles>,
     in_force: Arc<ArcSwap<Generation>>,
     metrics: Arc<Metrics>,
 }
@@ -29,6 +30,7 @@ impl Reloader {
         source: Source,
         config: Config,
         engine: Engine,
+        logs: Arc<AccessLogFiles>,
         generation: Generation,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -37,6 +39,7 @@ impl Reloader {
             source,
             config,
             engine,
+            logs,
             in_force,
             metrics,
         }
@@ -64,9 +67,10 @@ impl Reloader {
     /// seconds, so this is done on another thread.
     pub(super) fn start(&self) -> Build {
         let (source, engine) = (self.source.clone(), self.engine.clone());
+        let logs = self.logs.clone();
         let (running, previous) = (self.config.clone(), self.in_force.load_full());
         Build(tokio::task::spawn_blocking(move || {
-            build(&source, &running, &engine, &previous).map_err(|error| error.to_string())
+            build(&source, &running, &engine, &logs, &previous).map_err(|error| error.to_string())
         }))
     }
 
@@ -118,6 +122,7 @@ fn build(
     source: &Source,
     running: &Config,
     engine: &Engine,
+    logs: &AccessLogFiles,
     previous: &Generation,
 ) -> Result<(Config, generation::Built), Error> {
     let loaded = source.load().map_err(Error::Config)?;
@@ -131,11 +136,12 @@ fn build(
             key,
         });
     }
-    let built =
-        Generation::build(&config, engine, Some(previous)).map_err(|errors| Error::Generation {
+    let built = Generation::build(&config, engine, logs, Some(previous)).map_err(|errors| {
+        Error::Generation {
             name: source.name().to_owned(),
             errors,
-        })?;
+        }
+    })?;
     Ok((config, built))
 }
 
@@ -144,7 +150,6 @@ fn needs_restart(running: &Config, next: &Config) -> Option<&'static str> {
     [
         ("workers", running.workers != next.workers),
         ("admin", running.admin != next.admin),
-        ("access_log", running.access_logs != next.access_logs),
         ("listeners", running.listeners != next.listeners),
     ]
     .into_iter()

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::downstream::Listener;
 use crate::generation::Generation;
 use crate::proxy::Worker;
-use crate::telemetry::{AccessLogFile, Metrics};
+use crate::telemetry::Metrics;
 
 /// The running workers.
 pub(super) struct Workers {
@@ -27,7 +27,6 @@ impl Workers {
         sockets: Vec<Vec<Listener>>,
         in_force: &Arc<ArcSwap<Generation>>,
         metrics: &Metrics,
-        access_log: Option<&Arc<AccessLogFile>>,
     ) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
         let mut threads = Vec::new();
@@ -35,7 +34,6 @@ impl Workers {
         for (index, listeners) in sockets.into_iter().enumerate() {
             let in_force = in_force.clone();
             let metrics = metrics.worker(index);
-            let access_log = access_log.cloned();
             let draining = draining.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let started = started.clone();
@@ -55,8 +53,7 @@ impl Workers {
                     return;
                 }
                 if let Some(runtime) = runtime {
-                    let access_log = access_log.map(|file| file.for_worker());
-                    let worker = Worker::new(index, in_force, metrics, access_log);
+                    let worker = Worker::new(index, in_force, metrics);
                     runtime.block_on(serve(worker, listeners, draining));
                     // A thread that waits for a dead disk does not keep the process from ending.
                     runtime.shutdown_background();
@@ -106,7 +103,5 @@ async fn serve(worker: Rc<Worker>, listeners: Vec<Listener>, mut draining: watch
             "ended with connections that did not finish"
         );
     }
-    if let Some(access_log) = &worker.access_log {
-        access_log.flush();
-    }
+    worker.access_logs.flush();
 }

@@ -1,139 +1,50 @@
-//! How a record looks as a line of the access log.
+//! How a record looks in the formats that every configuration has: facts as `key=value`, and JSON.
 //!
-//! Text lines are nginx's `combined`, byte for byte, followed by facts as `key=value`; JSON lines are
-//! one object each. Writing lines to their destination is left to `access_log.rs`.
+//! Lines of the operator's own formats are made by the proxy, which knows what variables mean. What
+//! both need, the escaping of strangers' texts, is here.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
 
-use http::StatusCode;
-use jiff::tz::TimeZone;
+use super::clock::Texts;
+use super::record::{Kind, Record};
 
-use super::Format;
-use super::record::{HeadText, Kind, Record};
+/// What a line says of the head of a request. None: there was no such thing.
+#[derive(Debug, Default)]
+pub(crate) struct HeadTexts<'a> {
+    /// `GET /chat HTTP/1.1`
+    pub(crate) request: Option<&'a [u8]>,
+    pub(crate) host: Option<&'a [u8]>,
+    pub(crate) remote_user: Option<&'a [u8]>,
+    pub(crate) referer: Option<&'a [u8]>,
+    pub(crate) user_agent: Option<&'a [u8]>,
+}
 
-/// Adds the line of `record`, which ended `since_epoch` after 1970 and took `taken`.
-pub(super) fn push(
+/// Adds the line of a record that ended `now`, which is also `moment`, and took `taken`, as JSON.
+pub(crate) fn push_json(
     out: &mut Vec<u8>,
     record: &Record,
-    clock: &mut Clock,
-    since_epoch: Duration,
-    taken: Duration,
-) {
-    match clock.format {
-        Format::Text => push_text(out, record, clock, since_epoch, taken),
-        Format::Json => push_json(out, record, clock, since_epoch, taken),
-    }
-}
-
-/// The current second in the local time zone, as text.
-#[derive(Debug)]
-pub(super) struct Clock {
-    zone: TimeZone,
-    format: Format,
-    second: Option<u64>,
-    /// Up to the second, and what follows its fraction.
-    text: (String, String),
-}
-
-impl Clock {
-    pub(super) fn new(zone: TimeZone, format: Format) -> Self {
-        Self {
-            zone,
-            format,
-            second: None,
-            text: Default::default(),
-        }
-    }
-
-    /// Returns the text before and after the fraction of a second.
-    fn at(&mut self, since_epoch: Duration) -> (&str, &str) {
-        let second = since_epoch.as_secs();
-        if self.second != Some(second) {
-            self.second = Some(second);
-            let time = jiff::Timestamp::from_second(second.try_into().unwrap_or(i64::MAX))
-                .unwrap_or(jiff::Timestamp::MAX)
-                .to_zoned(self.zone.clone());
-            let (before, after) = match self.format {
-                Format::Text => ("%d/%b/%Y:%H:%M:%S %z", ""),
-                Format::Json => ("%Y-%m-%dT%H:%M:%S", "%:z"),
-            };
-            self.text = (
-                time.strftime(before).to_string(),
-                time.strftime(after).to_string(),
-            );
-        }
-        (&self.text.0, &self.text.1)
-    }
-}
-
-fn push_text(
-    out: &mut Vec<u8>,
-    record: &Record,
-    clock: &mut Clock,
-    now: Duration,
-    taken: Duration,
-) {
-    let text = |out: &mut Vec<u8>, text| match record.head.get(text) {
-        Some(bytes) => push_escaped(out, bytes),
-        None => out.push(b'-'),
-    };
-    push_display(out, record.remote);
-    out.extend_from_slice(b" - ");
-    text(out, HeadText::RemoteUser);
-    out.extend_from_slice(b" [");
-    out.extend_from_slice(clock.at(now).0.as_bytes());
-    out.extend_from_slice(b"] \"");
-    text(out, HeadText::RequestLine);
-    out.extend_from_slice(b"\" ");
-    out.extend_from_slice(
-        record
-            .status
-            .as_ref()
-            .map_or("000", StatusCode::as_str)
-            .as_bytes(),
-    );
-    out.push(b' ');
-    push_number(out, record.bytes_to_client);
-    out.extend_from_slice(b" \"");
-    text(out, HeadText::Referer);
-    out.extend_from_slice(b"\" \"");
-    text(out, HeadText::UserAgent);
-    out.push(b'"');
-    push_facts(
-        &mut Line {
-            out,
-            format: Format::Text,
-        },
-        record,
-        taken,
-    );
-    out.push(b'\n');
-}
-
-fn push_json(
-    out: &mut Vec<u8>,
-    record: &Record,
-    clock: &mut Clock,
-    now: Duration,
+    head: &HeadTexts<'_>,
+    (now, moment): (Duration, &Texts),
     taken: Duration,
 ) {
     out.push(b'{');
-    let mut line = Line {
-        out,
-        format: Format::Json,
-    };
-    let (before, after) = clock.at(now);
+    let mut line = Line { out, is_json: true };
+    let Texts {
+        iso8601, offset, ..
+    } = moment;
     line.display(
         "time",
-        format_args!("{before}.{:06}{after}", now.subsec_micros()),
+        format_args!("{iso8601}.{:06}{offset}", now.subsec_micros()),
     );
-    line.display("remote_addr", record.remote);
-    line.text("remote_user", record.head.get(HeadText::RemoteUser));
+    line.display("remote_addr", record.remote.ip());
+    line.text("remote_user", head.remote_user);
     // A target has no spaces.
-    let request = record.head.get(HeadText::RequestLine).unwrap_or_default();
-    let mut parts = request.splitn(3, |&byte| byte == b' ');
+    let mut parts = head
+        .request
+        .unwrap_or_default()
+        .splitn(3, |&byte| byte == b' ');
     line.text("method", parts.next().filter(|method| !method.is_empty()));
     line.text("target", parts.next());
     line.text("version", parts.next());
@@ -142,71 +53,77 @@ fn push_json(
         record.status.map_or(0, |status| status.as_u16().into()),
     );
     line.number("bytes_to_client", record.bytes_to_client);
-    line.text("referer", record.head.get(HeadText::Referer));
-    line.text("user_agent", record.head.get(HeadText::UserAgent));
-    push_facts(&mut line, record, taken);
+    line.text("referer", head.referer);
+    line.text("user_agent", head.user_agent);
+    line.facts(record, head.host, taken);
     out.extend_from_slice(b"}\n");
 }
 
-/// Adds what both formats say in the same words.
-fn push_facts(line: &mut Line<'_>, record: &Record, taken: Duration) {
-    line.number("remote_port", record.remote_port.into());
-    line.word("kind", record.kind.text());
-    line.text("host", record.head.get(HeadText::Host));
-    line.text("route", record.route.as_deref().map(str::as_bytes));
-    if let Some(endpoint) = record.endpoint {
-        line.display("endpoint", endpoint);
-        line.number("attempts", record.attempts.into());
-    }
-    line.seconds("duration", taken);
-    line.number("bytes_from_client", record.bytes_from_client);
-    if record.kind == Kind::WebSocket {
-        line.number("messages_from_client", record.messages_from_client);
-        line.number("messages_from_service", record.messages_from_service);
-        line.number("messages_dropped", record.messages_dropped);
-        line.number("messages_replaced", record.messages_replaced);
-        line.number("messages_sent", record.messages_sent);
-    }
-    if let Some(code) = record.close_code {
-        line.number("close_code", code.into());
-    }
-    if let Some(by) = record.closed_by {
-        line.word("closed_by", by.text());
-    }
-    if !record.plugin_time.is_zero() {
-        line.seconds("plugin_time", record.plugin_time);
-    }
-    line.text("failure", record.failure.as_deref().map(str::as_bytes));
+/// Adds facts as `key=value`, each after a blank.
+pub(crate) fn push_facts(out: &mut Vec<u8>, record: &Record, host: Option<&[u8]>, taken: Duration) {
+    let mut line = Line {
+        out,
+        is_json: false,
+    };
+    line.facts(record, host, taken);
 }
 
 /// A line to which facts are added. What is `None` is left out.
 struct Line<'a> {
     out: &'a mut Vec<u8>,
-    format: Format,
+    is_json: bool,
 }
 
 impl Line<'_> {
+    /// Adds what both formats say in the same words.
+    fn facts(&mut self, record: &Record, host: Option<&[u8]>, taken: Duration) {
+        self.number("remote_port", record.remote.port().into());
+        self.word("kind", record.kind.text());
+        self.text("host", host);
+        self.text("route", record.route.as_deref().map(str::as_bytes));
+        if let Some(endpoint) = record.endpoint {
+            self.display("endpoint", endpoint);
+            self.number("attempts", record.attempts.into());
+        }
+        self.seconds("duration", taken);
+        self.number("bytes_from_client", record.bytes_from_client);
+        if record.kind == Kind::WebSocket {
+            self.number("messages_from_client", record.messages_from_client);
+            self.number("messages_from_service", record.messages_from_service);
+            self.number("messages_dropped", record.messages_dropped);
+            self.number("messages_replaced", record.messages_replaced);
+            self.number("messages_sent", record.messages_sent);
+        }
+        if let Some(code) = record.close_code {
+            self.number("close_code", code.into());
+        }
+        if let Some(by) = record.closed_by {
+            self.word("closed_by", by.text());
+        }
+        if !record.plugin_time.is_zero() {
+            self.seconds("plugin_time", record.plugin_time);
+        }
+        self.text("failure", record.failure.as_deref().map(str::as_bytes));
+    }
+
     fn key(&mut self, key: &str) {
-        match self.format {
-            Format::Text => {
-                self.out.push(b' ');
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.push(b'=');
+        if self.is_json {
+            if self.out.last() != Some(&b'{') {
+                self.out.push(b',');
             }
-            Format::Json => {
-                if self.out.last() != Some(&b'{') {
-                    self.out.push(b',');
-                }
-                self.out.push(b'"');
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.extend_from_slice(b"\":");
-            }
+            self.out.push(b'"');
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.extend_from_slice(b"\":");
+        } else {
+            self.out.push(b' ');
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.push(b'=');
         }
     }
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        push_number(self.out, value);
+        push_display(self.out, value);
     }
 
     fn seconds(&mut self, key: &str, value: Duration) {
@@ -220,9 +137,10 @@ impl Line<'_> {
     /// Adds what cannot hold a quote, a backslash or a space.
     fn display(&mut self, key: &str, value: impl Display) {
         self.key(key);
-        match self.format {
-            Format::Text => push_display(self.out, value),
-            Format::Json => push_display(self.out, format_args!("\"{value}\"")),
+        if self.is_json {
+            push_display(self.out, format_args!("\"{value}\""));
+        } else {
+            push_display(self.out, value);
         }
     }
 
@@ -234,9 +152,10 @@ impl Line<'_> {
         let Some(value) = value else { return };
         self.key(key);
         self.out.push(b'"');
-        match self.format {
-            Format::Text => push_escaped(self.out, value),
-            Format::Json => push_json_escaped(self.out, value),
+        if self.is_json {
+            push_json_escaped(self.out, value);
+        } else {
+            push_escaped(self.out, value);
         }
         self.out.push(b'"');
     }
@@ -245,7 +164,7 @@ impl Line<'_> {
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Escapes as nginx does: `\xHH` for quotes, backslashes and what is not printable ASCII.
-fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     for &byte in bytes {
         match byte {
             b'"' | b'\\' | ..b' ' | 0x7f.. => {
@@ -257,11 +176,16 @@ fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Escapes for a JSON string (RFC 8259 §7); what is not UTF-8 becomes U+FFFD.
-fn push_json_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Escapes for a JSON string (RFC 8259 §7), as nginx does; what is not UTF-8 becomes U+FFFD.
+pub(crate) fn push_json_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     for &byte in String::from_utf8_lossy(bytes).as_bytes() {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
             ..b' ' => {
                 let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
                 out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
@@ -275,48 +199,53 @@ fn push_display(out: &mut Vec<u8>, value: impl Display) {
     write!(out, "{value}").expect("writing to a vector succeeds");
 }
 
-fn push_number(out: &mut Vec<u8>, value: u64) {
-    push_display(out, value);
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::record::tests::{remote, request, tunnel};
+    use jiff::tz::TimeZone;
+
+    use super::super::clock::Clock;
+    use super::super::record::tests::{remote, tunnel};
     use super::*;
 
-    fn line(record: &Record, format: Format) -> String {
-        let zone = TimeZone::posix("IST-5:30").unwrap();
-        let mut clock = Clock::new(zone, format);
-        let mut out = Vec::new();
+    fn json(record: &Record, head: &HeadTexts<'_>) -> serde_json::Value {
+        let mut clock = Clock::new(TimeZone::posix("IST-5:30").unwrap());
         let now = Duration::new(1_700_000_000, 42_000);
+        let mut out = Vec::new();
         let taken = Duration::from_micros(123);
-        push(&mut out, record, &mut clock, now, taken);
-        String::from_utf8(out).unwrap()
+        push_json(&mut out, record, head, (now, clock.at(now)), taken);
+        let line = String::from_utf8(out).unwrap();
+        assert!(line.ends_with("}\n"));
+        serde_json::from_str(&line).unwrap()
     }
 
     #[test]
-    fn a_text_line_is_combined_followed_by_facts() {
+    fn facts_follow_each_other_as_key_and_value() {
+        let mut out = Vec::new();
+        let taken = Duration::from_micros(123);
+        push_facts(&mut out, &tunnel(), Some(b"example.com"), taken);
         assert_eq!(
-            line(&tunnel(), Format::Text),
+            String::from_utf8(out).unwrap(),
             concat!(
-                r#"192.0.2.7 - ann [15/Nov/2023:03:43:20 +0530] "GET /chat?room=a HTTP/1.1" 101 2345 "#,
-                r#""http://example.com/\x22x\x5Cy" "caf\xE9\x091" "#,
-                r#"remote_port=50123 kind=websocket host="example.com" route="= /chat" "#,
+                r#" remote_port=50123 kind=websocket host="example.com" route="= /chat" "#,
                 "endpoint=[::1]:9001 attempts=1 duration=0.000123 bytes_from_client=10 ",
                 "messages_from_client=3 messages_from_service=0 messages_dropped=0 ",
                 "messages_replaced=1 messages_sent=0 ",
-                "close_code=1000 closed_by=client plugin_time=0.000007\n",
+                "close_code=1000 closed_by=client plugin_time=0.000007",
             )
         );
     }
 
     #[test]
     fn a_json_line_is_one_object() {
-        let line = line(&tunnel(), Format::Json);
-        assert!(line.ends_with("}\n"));
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let head = HeadTexts {
+            request: Some(b"GET /chat?room=a HTTP/1.1"),
+            host: Some(b"example.com"),
+            remote_user: Some(b"ann"),
+            referer: Some(b"http://example.com/\"x\\y"),
+            user_agent: Some(b"caf\xe9\t1"),
+        };
         assert_eq!(
-            object,
+            json(&tunnel(), &head),
             serde_json::json!({
                 "time": "2023-11-15T03:43:20.000042+05:30",
                 "remote_addr": "192.0.2.7",
@@ -349,18 +278,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_a_hyphen_and_what_is_empty_is_empty() {
-        let record = Record::new(remote(), &request(&[("referer", b"")]));
-        let text = line(&record, Format::Text);
-        let end = r#"] "GET /chat?room=a HTTP/1.1" 000 0 "" "-" "#;
-        assert!(
-            text.starts_with("192.0.2.7 - - [") && text.contains(end),
-            "{text}"
-        );
-
-        let record = Record::unread(remote());
-        assert!(line(&record, Format::Text).contains(r#"] "-" 000 0 "-" "-" "#));
-        let object: serde_json::Value = serde_json::from_str(&line(&record, Format::Json)).unwrap();
+    fn what_is_missing_is_left_out_of_json() {
+        let object = json(&Record::new(remote()), &HeadTexts::default());
         assert_eq!(object.get("method"), None);
+        assert_eq!(object.get("referer"), None);
+        assert_eq!(object["status"], 0);
+    }
+
+    #[test]
+    fn what_would_be_misread_is_escaped() {
+        let escaped = |push: fn(&mut Vec<u8>, &[u8]), text: &[u8]| {
+            let mut out = Vec::new();
+            push(&mut out, text);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            escaped(push_escaped, b"a \"b\\c\xe9\t\x7f"),
+            r"a \x22b\x5Cc\xE9\x09\x7F"
+        );
+        assert_eq!(
+            escaped(push_json_escaped, b"\"\\\n\r\t\x08\x0c\x01"),
+            r#"\"\\\n\r\t\b\f\u0001"#
+        );
     }
 }

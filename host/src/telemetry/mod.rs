@@ -3,8 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | `record.rs` | what is recorded of an exchange or session |
-//! | `line.rs` | how that looks as text or JSON |
-//! | `access_log.rs` | where the lines go, at the end of each |
+//! | `line.rs` | how that looks as facts or JSON |
+//! | `clock.rs` | the time of a line |
+//! | `access_log.rs` | where lines go, at the end of each |
 //! | `metrics.rs` | counters, one set for each worker |
 //! | `exposition.rs` | their sums, for Prometheus |
 //!
@@ -23,9 +24,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub(crate) use access_log::{AccessLog, AccessLogFile, Target};
+pub(crate) use access_log::{AccessLogFile, AccessLogFiles, AccessLogs, Target};
 pub(crate) use clock::{Clock, since_epoch};
 pub(crate) use exposition::CONTENT_TYPE;
+pub(crate) use line::{HeadTexts, push_escaped, push_facts, push_json, push_json_escaped};
 pub(crate) use metrics::{
     Direction, EndpointMetrics, EndpointStatus, Fate, Metrics, Phase, PluginMetrics, ReloadResult,
     VersionFigures, VersionMetrics, WorkerMetrics,

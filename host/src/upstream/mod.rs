@@ -58,6 +58,11 @@ pub(crate) enum Error {
         action: &'static str,
         timeout: Duration,
     },
+    #[error("{address} answered with {status}")]
+    Status {
+        address: SocketAddr,
+        status: http::StatusCode,
+    },
     #[error("connection to {address} failed before the response")]
     Exchange {
         address: SocketAddr,

@@ -148,7 +148,7 @@ fn top_level_sections_are_explained_where_they_stand() {
         (
             TOP,
             r#"access_log = { path = "stdout", format = "xml" }"#,
-            &[r#"1:33: access_log.format: unknown format "xml"; known: text, json, combined"#],
+            &[r#"1:33: access_log.format: unknown format "xml"; known: json, text, combined"#],
         ),
         (
             TOP,

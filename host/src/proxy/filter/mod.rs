@@ -453,7 +453,7 @@ impl Filter {
             self.to_client.farewell(!from_service.closed),
             self.to_service.farewell(!from_client.closed),
         );
-        if let Some(record) = &mut ends.ending.record {
+        if let Some(record) = &mut ends.ending.notes {
             record.bytes_from_client = from_client.bytes;
             record.bytes_to_client = from_service.bytes;
             record.messages_from_client = counts.from_client;
