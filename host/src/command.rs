@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::operate::{self, Remote};
-use crate::{demo, server, telemetry};
+use crate::{demo, explain, server, telemetry};
 
 /// A reverse proxy for WebSockets and HTTP, programmable in WebAssembly.
 #[derive(Debug, Parser)]
@@ -17,6 +17,7 @@ use crate::{demo, server, telemetry};
   tidegate demo                        try it: a chat behind three plugins, no file needed
   tidegate check tidegate.toml         tell all that is wrong with a configuration
   tidegate run -c tidegate.toml        serve
+  tidegate explain tidegate.toml URL   tell which way a request would take, and why
 
 Exit codes: 0 done, 1 the configuration or an address cannot be used, 2 wrong arguments.")]
 struct Arguments {
@@ -66,6 +67,7 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    Explain(explain::Question),
     /// Put in force what the configuration of a running proxy says now
     ///
     /// As SIGHUP does, but the outcome is told here.
@@ -108,6 +110,7 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Run { config } => serve(&config),
         Command::Check { file } => check(&file),
+        Command::Explain(question) => report(question.answer()),
         Command::Reload { remote } => report(operate::reload(&remote)),
         Command::Plugin(plugin) => report(plugin.run()),
         Command::Demo {

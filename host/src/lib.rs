@@ -4,11 +4,12 @@
 //! other way:
 //!
 //! ```text
-//! main, lib → demo → server → downstream → proxy → generation → route
+//! main, lib → demo | explain → server → downstream → proxy → generation → route
 //!           → upstream | plugin | files → certificates → config | protocol | telemetry | stream
 //! ```
 
 mod demo;
+mod explain;
 mod server;
 
 mod downstream;

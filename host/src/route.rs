@@ -60,28 +60,49 @@ impl SiteTable {
         table
     }
 
-    /// Returns the site for a host in lower case without port: exact name, then longest leading
-    /// wildcard, then longest trailing wildcard, then the first pattern, then the listener's default.
+    /// Returns the site for a host in lower case without port: the first that fits, else the listener's
+    /// default.
     pub(crate) fn find(&self, host: &str) -> Option<usize> {
-        let suffix = || {
-            self.suffixes
-                .iter()
-                .find(|(suffix, _)| host.ends_with(suffix.as_str()))
-        };
-        let prefix = || {
-            self.prefixes
-                .iter()
-                .find(|(prefix, _)| host.starts_with(prefix.as_str()))
-        };
-        let pattern = || self.patterns.iter().find(|(regex, _)| regex.is_match(host));
-        self.exact
-            .get(host)
-            .copied()
-            .or_else(|| suffix().map(|(_, site)| *site))
-            .or_else(|| prefix().map(|(_, site)| *site))
-            .or_else(|| pattern().map(|(_, site)| *site))
-            .or(self.default)
+        let mut fitting = self.fitting(host);
+        fitting.next().map(|(site, _)| site).or(self.default)
     }
+
+    /// Returns the sites whose names fit a host, the first of which is the one: exact name, then longest
+    /// leading wildcard, then longest trailing wildcard, then patterns in the order of the file.
+    pub(crate) fn fitting<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = (usize, ByName<'a>)> {
+        let exact = self.exact.get(host).map(|site| (*site, ByName::Exact));
+        let suffixes = self.suffixes.iter().filter_map(|(suffix, site)| {
+            let fits = host.ends_with(suffix.as_str());
+            fits.then_some((*site, ByName::Suffix(suffix)))
+        });
+        let prefixes = self.prefixes.iter().filter_map(|(prefix, site)| {
+            let fits = host.starts_with(prefix.as_str());
+            fits.then_some((*site, ByName::Prefix(prefix)))
+        });
+        let patterns = self.patterns.iter().filter_map(|(regex, site)| {
+            let fits = regex.is_match(host);
+            fits.then_some((*site, ByName::Pattern(regex)))
+        });
+        exact
+            .into_iter()
+            .chain(suffixes)
+            .chain(prefixes)
+            .chain(patterns)
+    }
+}
+
+/// How a name of a site fits a host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ByName<'a> {
+    Exact,
+    /// `.example.com`
+    Suffix(&'a str),
+    /// `www.example.`
+    Prefix(&'a str),
+    Pattern(&'a Regex),
 }
 
 /// Routes of one site: which path is served by which of them.
@@ -140,25 +161,54 @@ impl RouteTable {
         table
     }
 
-    /// Returns the route for a decoded and normalised path: `=` first; then the longest prefix, at
-    /// once if it is `^~`; else the first pattern that matches; else that prefix.
+    /// Returns what a decoded and normalised path leads to: the first that fits.
     pub(crate) fn find(&self, path: &str) -> Option<Found> {
-        if let Some(&found) = self.exact.get(path) {
-            return Some(found);
-        }
-        let prefix = self
+        self.fitting(path).next().map(|(found, _)| found)
+    }
+
+    /// Returns what fits a path, the first of which is what it leads to: `=`; then the longest prefix if
+    /// it is `^~`; then patterns in the order of the file; then the longest prefix; then shorter ones.
+    pub(crate) fn fitting(&self, path: &str) -> impl Iterator<Item = (Found, ByPath)> {
+        let exact = self.exact.get(path).map(|found| (*found, ByPath::Exact));
+        let mut prefixes = self
             .prefixes
             .iter()
-            .find(|(prefix, ..)| path.starts_with(prefix.as_str()));
-        if let Some(&(_, true, route)) = prefix {
-            return Some(Found::Route(route));
-        }
-        let pattern = self.patterns.iter().find(|(regex, _)| regex.is_match(path));
-        pattern
-            .map(|(_, route)| *route)
-            .or(prefix.map(|(.., route)| *route))
-            .map(Found::Route)
+            .filter(move |(prefix, ..)| path.starts_with(prefix.as_str()))
+            .map(|(_, is_first, route)| (Found::Route(*route), *is_first));
+        // Looked for only when there is no exact one.
+        let longest = match exact {
+            Some(_) => None,
+            None => prefixes.next(),
+        };
+        let (first, last) = match longest {
+            Some((found, true)) => (Some((found, ByPath::First)), None),
+            Some((found, false)) => (None, Some((found, ByPath::Prefix))),
+            None => (None, None),
+        };
+        let patterns = self.patterns.iter().filter_map(move |(regex, route)| {
+            let fits = regex.is_match(path);
+            fits.then_some((Found::Route(*route), ByPath::Pattern))
+        });
+        exact
+            .into_iter()
+            .chain(first)
+            .chain(patterns)
+            .chain(last)
+            .chain(prefixes.map(|(found, _)| (found, ByPath::Shorter)))
     }
+}
+
+/// How a route fits a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ByPath {
+    Exact,
+    /// The longest prefix, which is `^~`.
+    First,
+    Pattern,
+    /// The longest prefix.
+    Prefix,
+    /// A prefix shorter than one that fits as well.
+    Shorter,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::Path;
 const ROWS: [&[&str]; 12] = [
     &["main", "lib"],
     &["command"],
-    &["demo", "operate"],
+    &["demo", "explain", "operate"],
     &["remote"],
     &["server"],
     &["downstream"],

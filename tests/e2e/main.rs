@@ -21,6 +21,7 @@ mod command_line;
 mod compression;
 mod demo;
 mod drain;
+mod explain;
 mod files;
 mod foreign_clients;
 mod forwarding;

@@ -31,15 +31,42 @@ pub(crate) struct Found<'a> {
     pub(crate) value: &'a Template,
     /// The groups of the pattern, if one matched.
     pub(crate) groups: Option<regex::Captures<'a>>,
+    pub(crate) by: By<'a>,
+}
+
+/// By which key a map found its value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By<'a> {
+    Text,
+    /// `.example.com`
+    Suffix(&'a str),
+    /// `www.example.`
+    Prefix(&'a str),
+    Pattern(&'a Regex),
+    Default,
+}
+
+impl std::fmt::Display for By<'_> {
+    /// As what a text is or does.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text => f.write_str("is one of its keys"),
+            Self::Suffix(suffix) => write!(f, "fits *{suffix}"),
+            Self::Prefix(prefix) => write!(f, "fits {prefix}*"),
+            Self::Pattern(pattern) => write!(f, "matches {pattern}"),
+            Self::Default => f.write_str("is none of its keys"),
+        }
+    }
 }
 
 impl Map {
     /// Finds the value for a text: the text itself without regard to case, then host names by the
     /// longest wildcard, then the first pattern that matches, then the default.
     pub(crate) fn find<'a>(&'a self, text: &'a str) -> Found<'a> {
-        let plain = |value| Found {
+        let plain = |value, by| Found {
             value,
             groups: None,
+            by,
         };
         let lower = text.to_ascii_lowercase();
         let host = lower.strip_suffix('.').unwrap_or(&lower);
@@ -51,20 +78,24 @@ impl Map {
                 .find(|(start, _)| host.starts_with(start))
         };
         if let Some(value) = exact {
-            return plain(value);
+            return plain(value, By::Text);
         }
-        if let Some((_, value)) = suffix().or_else(prefix) {
-            return plain(value);
+        if let Some((end, value)) = suffix() {
+            return plain(value, By::Suffix(end));
+        }
+        if let Some((start, value)) = prefix() {
+            return plain(value, By::Prefix(start));
         }
         for (regex, value) in &self.patterns {
             if let Some(groups) = regex.captures(text) {
                 return Found {
                     value,
                     groups: Some(groups),
+                    by: By::Pattern(regex),
                 };
             }
         }
-        plain(&self.default)
+        plain(&self.default, By::Default)
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {

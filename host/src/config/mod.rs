@@ -25,7 +25,7 @@ mod sites;
 mod template;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 mod upstreams;
 mod variables;
 mod websocket;

@@ -56,8 +56,20 @@ pub(super) fn size(text: &str) -> Option<u64> {
     amount.checked_mul(*unit_bytes)
 }
 
+/// Writes a duration in the largest unit that needs no fraction.
+pub(crate) fn write_duration(duration: Duration) -> String {
+    let total = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    DURATION_UNITS
+        .iter()
+        .find(|(_, unit)| total != 0 && total.is_multiple_of(*unit))
+        .map_or_else(
+            || "0s".to_owned(),
+            |(name, unit)| format!("{}{name}", total / unit),
+        )
+}
+
 /// Writes a size in the largest unit that needs no fraction.
-pub(super) fn write_size(bytes: u64) -> String {
+pub(crate) fn write_size(bytes: u64) -> String {
     SIZE_UNITS
         .iter()
         .find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit))
@@ -163,5 +175,14 @@ mod tests {
         }
         assert_eq!(write_size(65_536), "64KiB");
         assert_eq!(write_size(65_534), "65534B");
+    }
+
+    #[test]
+    fn a_duration_is_written_as_it_would_be_read() {
+        for (ms, text) in [(0, "0s"), (5, "5ms"), (90_000, "90s"), (5_400_000, "90m")] {
+            let written = write_duration(Duration::from_millis(ms));
+            assert_eq!(written, text);
+            assert_eq!(duration(&written), Some(Duration::from_millis(ms)));
+        }
     }
 }

@@ -258,6 +258,29 @@ impl Variable {
         )
     }
 
+    /// The name as it is written behind the dollar. `maps` are those of the configuration.
+    pub(crate) fn name(&self, maps: &[super::Map]) -> String {
+        let field = |family: &str, name: &HeaderName| {
+            format!("{family}_{}", name.as_str().replace('-', "_"))
+        };
+        match self {
+            Self::Http(name) => field("http", name),
+            Self::UpstreamHttp(name) => field("upstream_http", name),
+            Self::SentHttp(name) => field("sent_http", name),
+            Self::Arg(name) => format!("arg_{name}"),
+            Self::Cookie(name) => format!("cookie_{name}"),
+            Self::Capture(number) => number.to_string(),
+            Self::Named(name) => name.clone(),
+            Self::Map(index) => maps
+                .get(*index)
+                .map_or_else(String::new, |map| map.name.clone()),
+            _ => {
+                let known = NAMES.iter().find(|(_, variable)| variable == self);
+                known.map_or_else(String::new, |(name, _)| (*name).to_owned())
+            }
+        }
+    }
+
     /// Whether it is a group of a pattern.
     pub(crate) fn is_group(&self) -> bool {
         matches!(self, Self::Capture(_) | Self::Named(_))

@@ -38,6 +38,15 @@ struct Link {
     skipped: bool,
 }
 
+/// What a plugin is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Takes {
+    pub(crate) request: bool,
+    pub(crate) endpoint: bool,
+    pub(crate) response: bool,
+    pub(crate) messages: bool,
+}
+
 #[cfg(test)]
 impl Chain {
     pub(super) fn plugins(&self) -> &[Arc<Plugin>] {
@@ -73,6 +82,20 @@ impl Chain {
 }
 
 impl ChainRun {
+    /// Returns the names of the plugins, first to last, and what each is asked about.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (&str, Takes)> {
+        self.links.iter().map(|link| {
+            let exports = link.slot.exports();
+            let takes = Takes {
+                request: exports.request.is_some(),
+                endpoint: exports.balancer.is_some(),
+                response: exports.response.is_some(),
+                messages: exports.messages.is_some(),
+            };
+            (&**link.slot.version().name(), takes)
+        })
+    }
+
     /// Whether [`on_response`](Self::on_response) calls anybody.
     pub(crate) fn sees_responses(&self) -> bool {
         self.links

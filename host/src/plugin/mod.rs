@@ -30,7 +30,7 @@ use crate::telemetry::Phase;
 
 pub(crate) use bindings::exports::tidegate::plugin::balancer::Candidate;
 pub(crate) use engine::{Engine, Version};
-pub(crate) use exchange::{Chain, ChainRun};
+pub(crate) use exchange::{Chain, ChainRun, Takes};
 pub(crate) use handover::Handover;
 pub(crate) use messages::MessageChain;
 pub(crate) use module::read_module;

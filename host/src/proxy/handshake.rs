@@ -114,20 +114,8 @@ pub(crate) async fn run(
 ) -> Result<Response<ResponseBody>, Failure> {
     let route = session.route.clone();
     let rules = route.settings.websocket.handshake;
-    if offer.is_websocket {
-        match rules {
-            HandshakeRules::Strict => check_request(&head.headers)?,
-            HandshakeRules::Lenient | HandshakeRules::Off => {}
-        }
-    }
-    let sees_messages = session.chain.as_ref().is_some_and(ChainRun::sees_messages);
-    let is_filtered = offer.is_websocket && sees_messages;
-    let compression = is_filtered.then(|| {
-        let allowed = route.settings.websocket.compression;
-        Negotiation::begin(&mut head.headers, allowed)
-    });
-    head::for_service(head, &route, &session.variables(), Some(&offer.token))?;
-
+    let compression = prepare(session, &offer, head)?;
+    let is_filtered = compression.is_some();
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
         attempt(session, upstream, endpoint, head).await
     };
@@ -194,6 +182,30 @@ pub(crate) async fn run(
     let handover: Handover =
         Box::new(move |client, early, permit| relay::start(relay, client, early, permit));
     Ok(response.map(|_| ResponseBody::switched(handover)))
+}
+
+/// Judges the client's side and makes the head one for the service. Returns what was begun about
+/// compression, if plugins see messages.
+pub(super) fn prepare(
+    session: &Session,
+    offer: &Offer,
+    head: &mut Parts,
+) -> Result<Option<Negotiation>, Failure> {
+    let route = &session.route;
+    if offer.is_websocket {
+        match route.settings.websocket.handshake {
+            HandshakeRules::Strict => check_request(&head.headers)?,
+            HandshakeRules::Lenient | HandshakeRules::Off => {}
+        }
+    }
+    let sees_messages = session.chain.as_ref().is_some_and(ChainRun::sees_messages);
+    let is_filtered = offer.is_websocket && sees_messages;
+    let compression = is_filtered.then(|| {
+        let allowed = route.settings.websocket.compression;
+        Negotiation::begin(&mut head.headers, allowed)
+    });
+    head::for_service(head, route, &session.variables(), Some(&offer.token))?;
+    Ok(compression)
 }
 
 /// What an endpoint answered.

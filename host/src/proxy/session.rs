@@ -291,7 +291,7 @@ impl Session {
     }
 
     /// Checks the head and finds its route.
-    fn begin(
+    pub(super) fn begin(
         head: &Parts,
         has_body: bool,
         client: Rc<Client>,
@@ -382,19 +382,11 @@ impl Session {
         body: &mut Option<ClientBody>,
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
-        if self.lacks_slash
-            && let Some(prefix) = self.route.pattern.prefix()
-        {
-            let path = prefix.trim_end_matches('/');
-            let response = answer::with_slash(self, path.as_bytes(), head);
+        if let Some(response) = self.slash_added(head) {
             return self.judge(response, ending);
         }
         self.check_length(body.as_ref())?;
-        self.hop = Hop::take(&mut head.headers);
-        if let Some(offer) = &self.offer {
-            // Before a plugin can change the field or spend time on the request.
-            offer.check_origin(&head.headers, &self.route.settings.websocket.origins)?;
-        }
+        self.receive(head)?;
         if let Some(chain) = &mut self.chain
             && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
         {
@@ -413,15 +405,38 @@ impl Session {
         };
         // Before the head becomes one for the service: keys and cookies are the client's.
         affinity::prefer(self, upstream, head);
-        let offer = self.offer.take().filter(|offer| {
-            // Fields of the operator's own may make it another offer, or none.
-            head::leaves_upgrade(&route, &self.variables(), head, offer.token())
-        });
-        match offer {
+        match self.take_offer(head) {
             None => exchange::run(self, upstream, head, body.take(), ending).await,
             // Boxed: it is larger than an exchange, and every request would have to make room for it.
             Some(offer) => Box::pin(handshake::run(self, upstream, offer, head, ending)).await,
         }
+    }
+
+    /// Returns the redirect to the path with a slash at its end, if that is what it lacks.
+    pub(super) fn slash_added(&self, head: &Parts) -> Option<Response<ResponseBody>> {
+        let prefix = self.route.pattern.prefix().filter(|_| self.lacks_slash)?;
+        let path = prefix.trim_end_matches('/');
+        Some(answer::with_slash(self, path.as_bytes(), head))
+    }
+
+    /// Takes out of the head what concerns the client's connection alone, and judges what is left before
+    /// a plugin can change it or spend time on it.
+    pub(super) fn receive(&mut self, head: &mut Parts) -> Result<(), Failure> {
+        self.hop = Hop::take(&mut head.headers);
+        match &self.offer {
+            Some(offer) => {
+                offer.check_origin(&head.headers, &self.route.settings.websocket.origins)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the upgrade to ask the service for: fields of the operator's own may leave none.
+    pub(super) fn take_offer(&mut self, head: &Parts) -> Option<Offer> {
+        let offer = self.offer.take();
+        offer.filter(|offer| {
+            head::leaves_upgrade(&self.route, &self.variables(), head, offer.token())
+        })
     }
 
     /// Refuses a body that says itself that it is too long (RFC 9110 §15.5.14).
@@ -567,6 +582,11 @@ impl RouteHandle {
     /// Returns the site the route belongs to.
     pub(crate) fn site(&self) -> &Site {
         &self.generation.sites[self.site]
+    }
+
+    /// Returns the places of the site and, within it, of the route.
+    pub(crate) fn numbers(&self) -> (usize, usize) {
+        (self.site, self.route)
     }
 
     /// Returns the generation the session began with.

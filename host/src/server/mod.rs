@@ -23,7 +23,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Loaded, Problem};
 use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin;
@@ -131,16 +131,21 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
 
 /// Checks a configuration as [`run`] would read it, without binding anything. Returns warnings.
 pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
+    let (loaded, _) = load(file)?;
+    Ok(loaded.warnings)
+}
+
+/// Reads a configuration and builds what it means, as [`run`] would, without binding anything.
+pub(crate) fn load(file: &Path) -> Result<(Loaded, Generation), Error> {
     let loaded = Config::load(file).map_err(Error::Config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = AccessLogFiles::for_trial();
-    Generation::build(&loaded.config, &engine, &logs, None).map_err(|errors| {
-        Error::Generation {
-            name: file.to_owned(),
-            errors,
-        }
+    let built = Generation::build(&loaded.config, &engine, &logs, None);
+    let built = built.map_err(|errors| Error::Generation {
+        name: file.to_owned(),
+        errors,
     })?;
-    Ok(loaded.warnings)
+    Ok((loaded, built.commit().0))
 }
 
 /// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.
@@ -185,7 +190,7 @@ fn raise_descriptor_limit() {
 }
 
 impl Source {
-    fn load(&self) -> Result<config::Loaded, config::Error> {
+    fn load(&self) -> Result<Loaded, config::Error> {
         match self {
             Self::File(path) => Config::load(path),
             Self::Text { text, name } => Config::parse(text, name),

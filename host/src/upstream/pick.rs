@@ -63,6 +63,11 @@ impl Search {
         self.sticky = sticky;
     }
 
+    /// Returns what the client's address or the key was hashed to last; for a ring, a place in it.
+    pub(crate) fn hash(&self) -> Option<u32> {
+        self.hash
+    }
+
     /// Returns where the client's cookie says that it belongs.
     pub(crate) fn sticky(&self) -> Option<usize> {
         self.sticky
