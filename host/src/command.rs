@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::operate::{self, Remote};
-use crate::{demo, explain, server, telemetry};
+use crate::{demo, explain, import, server, telemetry};
 
 /// A reverse proxy for WebSockets and HTTP, programmable in WebAssembly.
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ use crate::{demo, explain, server, telemetry};
   tidegate check tidegate.toml         tell all that is wrong with a configuration
   tidegate run -c tidegate.toml        serve
   tidegate explain tidegate.toml URL   tell which way a request would take, and why
+  tidegate import nginx.conf           the same as nginx, in Tidegate's words
 
 Exit codes: 0 done, 1 the configuration or an address cannot be used, 2 wrong arguments.")]
 struct Arguments {
@@ -68,6 +69,7 @@ enum Command {
         file: PathBuf,
     },
     Explain(explain::Question),
+    Import(import::Arguments),
     /// Put in force what the configuration of a running proxy says now
     ///
     /// As SIGHUP does, but the outcome is told here.
@@ -111,6 +113,7 @@ pub fn run() -> ExitCode {
         Command::Run { config } => serve(&config),
         Command::Check { file } => check(&file),
         Command::Explain(question) => report(question.answer()),
+        Command::Import(arguments) => translate(&arguments),
         Command::Reload { remote } => report(operate::reload(&remote)),
         Command::Plugin(plugin) => report(plugin.run()),
         Command::Demo {
@@ -173,6 +176,20 @@ fn check(file: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error),
+    }
+}
+
+fn translate(arguments: &import::Arguments) -> ExitCode {
+    let import::Outcome { report, text } = arguments.run();
+    say(&mut std::io::stderr(), &report);
+    match text {
+        Ok(Some(text)) => {
+            say(&mut std::io::stdout(), text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Ok(None) => ExitCode::SUCCESS,
+        Err(None) => ExitCode::FAILURE,
+        Err(Some(error)) => fail(&error),
     }
 }
 

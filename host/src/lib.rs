@@ -4,12 +4,13 @@
 //! other way:
 //!
 //! ```text
-//! main, lib → demo | explain → server → downstream → proxy → generation → route
+//! main, lib → demo | explain | import → server → downstream → proxy → generation → route
 //!           → upstream | plugin | files → certificates → config | protocol | telemetry | stream
 //! ```
 
 mod demo;
 mod explain;
+mod import;
 mod server;
 
 mod downstream;

@@ -9,7 +9,7 @@ use std::path::Path;
 const ROWS: [&[&str]; 12] = [
     &["main", "lib"],
     &["command"],
-    &["demo", "explain", "operate"],
+    &["demo", "explain", "import", "operate"],
     &["remote"],
     &["server"],
     &["downstream"],

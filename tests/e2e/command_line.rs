@@ -168,7 +168,7 @@ fn wrong_arguments_exit_with_2_and_point_to_the_help() {
 
 #[test]
 fn help_has_an_example_for_every_command() {
-    for name in ["run", "check", "explain", "demo"] {
+    for name in ["run", "check", "explain", "import", "demo"] {
         let output = command().args([name, "--help"]).output().unwrap();
         assert!(output.status.success());
         let help = stdout(&output);

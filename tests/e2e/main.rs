@@ -31,6 +31,7 @@ mod health_checks;
 mod http2;
 mod http2_limits;
 mod hygiene;
+mod import;
 mod keep_alive;
 mod limits;
 mod liveness;

@@ -13,7 +13,7 @@ mod health;
 mod keep;
 mod logs;
 mod maps;
-mod nearest;
+pub(crate) mod nearest;
 mod origin;
 mod pattern;
 mod plugins;

@@ -1,7 +1,7 @@
 //! "Did you mean": the known name nearest to one that is not.
 
 /// The name among `known` that `written` is most likely a slip of, if any is close enough.
-pub(super) fn name<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn name<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong; more is another word.
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     known
