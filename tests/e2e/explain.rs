@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Folder, Service, Tidegate, command};
+use crate::harness::{Authority, Folder, Service, Tidegate, command};
 
 const FILE: &str = r#"
 [[listeners]]
@@ -184,6 +184,32 @@ fn endpoints_are_told_in_the_order_of_their_turns() {
             .unwrap()["value"],
         "\"5m\""
     );
+}
+
+#[test]
+fn a_request_over_tls_is_told_as_one() {
+    let folder = Folder::new();
+    let issued = Authority::new().issue(&["a.example.com"]);
+    folder.write("cert.pem", &issued.chain);
+    folder.write("key.pem", &issued.key);
+    folder.write(
+        "tidegate.toml",
+        r#"
+        [[listeners]]
+        bind = "127.0.0.1:8443"
+        tls = true
+        [[sites]]
+        names = ["a.example.com"]
+        certificate = { chain = "cert.pem", key = "key.pem" }
+        [[sites.routes]]
+        match = "/"
+        url = "http://127.0.0.1:9001"
+        set_headers = { X-Scheme = "$scheme" }
+        "#,
+    );
+    let told = json(&run(&folder, &["https://a.example.com:8443/"]));
+    let fields = told["outcomes"][0]["sent"]["fields"].as_array().unwrap();
+    assert!(fields.contains(&json!(["x-scheme", "https"])), "{told}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub(super) fn explain(question: &Question) -> Result<Explanation, Error> {
     let generation = Arc::new(generation);
     let entry = Entry {
         listener: asked.listener,
+        is_tls: config.listeners[asked.listener].tls,
         local: asked.local,
         remote: asked.remote,
     };

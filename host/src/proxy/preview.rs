@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{Response, response};
 
 use super::body::ResponseBody;
-use super::client::{Client, Http};
+use super::client::{Client, Http, TlsFacts};
 use super::ending::Ending;
 use super::failure::Failure;
 use super::session::{RouteHandle, Session};
@@ -29,6 +29,7 @@ use crate::upstream::{Balancer, Search, Upstream};
 pub(crate) struct Entry {
     /// Place of the listener in the configuration.
     pub(crate) listener: usize,
+    pub(crate) is_tls: bool,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
 }
@@ -63,11 +64,26 @@ impl Preview {
         let worker = Worker::new(0, in_force, Metrics::new(1).worker(0));
         let Entry {
             listener,
+            is_tls,
             local,
             remote,
         } = entry;
-        let client = Client::new(remote, local, listener, None, Http::One, &worker);
-        let client = Rc::new(client);
+        // As clients of today would agree on; what this one would is not known.
+        let tls = is_tls.then(|| TlsFacts {
+            protocol: "TLSv1.3",
+            cipher: "TLS_AES_256_GCM_SHA384",
+            server_name: head::host(&head).ok().map(Into::into),
+            is_resumed: false,
+        });
+        let tls = tls.map(Box::new);
+        let client = Rc::new(Client::new(
+            remote,
+            local,
+            listener,
+            tls,
+            Http::One,
+            &worker,
+        ));
         let ending = Ending::begin(&worker, &client);
         let mut session = Session::begin(&head, false, client, worker)?;
         let early = session.slash_added(&head);
