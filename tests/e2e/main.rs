@@ -37,6 +37,7 @@ mod limits;
 mod liveness;
 mod messages;
 mod misbehaviour;
+mod nginx_differential;
 
 mod oversize;
 mod plugins;
