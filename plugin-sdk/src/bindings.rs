@@ -108,3 +108,18 @@ pub mod handover {
         },
     });
 }
+
+pub mod fragments {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "fragments-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_fragments",
+        additional_derives: [PartialEq],
+        with: {
+            "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
+            "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
+            "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+        },
+    });
+}

@@ -101,9 +101,28 @@ macro_rules! __export_interface {
             $plugin with_types_in $crate::bindings::handover
         );
     };
+    ($plugin:ident: Fragments) => {
+        $crate::__check_implemented!($plugin: Fragments);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static SESSIONS: $crate::export::FragmentSessions<$plugin> =
+                    const { $crate::export::FragmentSessions::<$plugin>::new(::std::vec::Vec::new()) };
+            }
+            impl $crate::export::ExportedFragments for $plugin {
+                fn sessions()
+                -> &'static ::std::thread::LocalKey<$crate::export::FragmentSessions<Self>> {
+                    &SESSIONS
+                }
+            }
+            $crate::bindings::fragments::export_fragments!(
+                $plugin with_types_in $crate::bindings::fragments
+            );
+        };
+    };
     ($plugin:ident: $other:ident) => {
         ::core::compile_error!(::core::concat!(
-            "expected OnRequest, OnResponse, Balancer, Messages or Handover, found ",
+            "expected OnRequest, OnResponse, Balancer, Messages, Fragments or Handover, found ",
             ::core::stringify!($other)
         ));
     };
@@ -121,7 +140,10 @@ macro_rules! __check_implemented {
 }
 
 #[cfg(target_arch = "wasm32")]
-pub use wasm::{Exported, ExportedBalancer, ExportedMessages, Restored, Sessions, Slot, Upstreams};
+pub use wasm::{
+    Exported, ExportedBalancer, ExportedFragments, ExportedMessages, FragmentSessions, Restored,
+    Sessions, Slot, Upstreams,
+};
 
 #[cfg(target_arch = "wasm32")]
 mod wasm {
@@ -129,14 +151,16 @@ mod wasm {
     use std::panic;
     use std::thread::LocalKey;
 
+    use crate::bindings::fragments::exports::tidegate::plugin::fragments as wit_fragments;
     use crate::bindings::handover::exports::tidegate::plugin::handover as wit_handover;
     use crate::bindings::imports::tidegate::plugin::{http, outgoing};
-    use crate::bindings::{balancer, lifecycle, messages, request, response};
+    use crate::bindings::messages::exports::tidegate::plugin::messages as wit_messages;
+    use crate::bindings::{balancer, lifecycle, request, response};
     use crate::log;
     use crate::{
-        Balancer, Ending, Endpoint, Handover, Handshake, Kind, Kinds, Message, MessageVerdict,
-        Messages, OnRequest, OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest,
-        Side, Subscription, Verdict,
+        Balancer, DataKinds, Ending, Endpoint, Fragment, Fragments, Handover, Handshake, Kind,
+        Kinds, Message, MessageVerdict, Messages, OnRequest, OnResponse, Outgoing, Plugin, Purpose,
+        RequestHead, ResponseHead, SentRequest, Side, Subscription, Verdict,
     };
 
     /// Longest reason of a Close frame in bytes (RFC 6455 §5.5).
@@ -148,6 +172,12 @@ mod wasm {
         largest: None,
     };
 
+    const NO_FRAGMENTS: wit_fragments::Subscription = wit_fragments::Subscription {
+        from_client: DataKinds::empty(),
+        from_service: DataKinds::empty(),
+        purpose: Purpose::Scan,
+    };
+
     /// The value of the plugin: none before `configure`.
     pub type Slot<P> = RefCell<Option<P>>;
 
@@ -156,6 +186,9 @@ mod wasm {
 
     /// Sessions by the host's number, which is dense.
     pub type Sessions<P> = RefCell<Vec<Option<<P as Messages>::Session>>>;
+
+    /// The same, of those that are watched in pieces.
+    pub type FragmentSessions<P> = RefCell<Vec<Option<<P as Fragments>::Session>>>;
 
     /// A session that another version has handed over, until it is opened.
     pub type Restored<P> = RefCell<Option<Arrival<P>>>;
@@ -181,6 +214,10 @@ mod wasm {
     pub trait ExportedMessages: Exported + Messages {
         fn sessions() -> &'static LocalKey<Sessions<Self>>;
         fn restored() -> &'static LocalKey<Restored<Self>>;
+    }
+
+    pub trait ExportedFragments: Exported + Fragments {
+        fn sessions() -> &'static LocalKey<FragmentSessions<Self>>;
     }
 
     /// Calls are never re-entered, so the borrows never collide.
@@ -264,7 +301,7 @@ mod wasm {
         }
     }
 
-    impl<P: ExportedMessages> messages::exports::tidegate::plugin::messages::Guest for P {
+    impl<P: ExportedMessages> wit_messages::Guest for P {
         fn open(session: u32, handshake: &http::Handshake) -> Subscription {
             let (handshake, mut out) = (Handshake::new(handshake), Outgoing::default());
             let arrival = P::restored().take();
@@ -282,13 +319,7 @@ mod wasm {
             if subscription.from_client.is_empty() && subscription.from_service.is_empty() {
                 return NOTHING;
             }
-            P::sessions().with_borrow_mut(|sessions| {
-                let index = session as usize;
-                if index >= sessions.len() {
-                    sessions.resize_with(index + 1, || None);
-                }
-                sessions[index] = Some(value);
-            });
+            keep(P::sessions(), session, value);
             subscription
         }
 
@@ -297,42 +328,33 @@ mod wasm {
             origin: Side,
             kind: Kind,
             payload: Vec<u8>,
-        ) -> messages::exports::tidegate::plugin::messages::Verdict {
-            use messages::exports::tidegate::plugin::messages::Verdict as Flat;
+        ) -> wit_messages::Verdict {
             let message = Message {
                 origin,
                 kind,
                 payload,
             };
-            let verdict = P::sessions().with_borrow_mut(|sessions| {
-                let session = sessions
-                    .get_mut(session as usize)
-                    .and_then(Option::as_mut)
-                    .expect("opened before its first message");
+            let verdict = with_session(P::sessions(), session, |session| {
                 with_plugin(|plugin: &mut P| {
                     plugin.on_message(session, message, &mut Outgoing::default())
                 })
             });
             match verdict {
-                MessageVerdict::Pass => Flat::Pass,
+                MessageVerdict::Pass => wit_messages::Verdict::Pass,
                 MessageVerdict::Replace(payload) => {
                     outgoing::replace(&payload);
-                    Flat::Replace
+                    wit_messages::Verdict::Replace
                 }
-                MessageVerdict::Drop => Flat::Drop,
+                MessageVerdict::Drop => wit_messages::Verdict::Drop,
                 MessageVerdict::Close { code, reason } => {
-                    let end = reason.floor_char_boundary(MAX_REASON);
-                    outgoing::close(code, &reason[..end]);
-                    Flat::Close
+                    close(code, &reason);
+                    wit_messages::Verdict::Close
                 }
             }
         }
 
         fn on_close(session: u32, ending: Ending) {
-            let value = P::sessions().with_borrow_mut(|sessions| {
-                sessions.get_mut(session as usize).and_then(Option::take)
-            });
-            if let Some(value) = value {
+            if let Some(value) = forget(P::sessions(), session) {
                 with_plugin(|plugin: &mut P| plugin.on_close(value, ending));
             }
         }
@@ -370,5 +392,101 @@ mod wasm {
                 sessions.get_mut(session as usize).and_then(Option::take)
             });
         }
+    }
+
+    impl<P: ExportedFragments> wit_fragments::Guest for P {
+        fn open(session: u32, handshake: &http::Handshake) -> wit_fragments::Subscription {
+            let mut out = Outgoing::default();
+            let opened =
+                with_plugin(|plugin: &mut P| plugin.open(&Handshake::new(handshake), &mut out));
+            let Some((value, subscription)) = opened else {
+                return NO_FRAGMENTS;
+            };
+            if subscription.from_client.is_empty() && subscription.from_service.is_empty() {
+                return NO_FRAGMENTS;
+            }
+            keep(P::sessions(), session, value);
+            wit_fragments::Subscription {
+                from_client: subscription.from_client,
+                from_service: subscription.from_service,
+                purpose: subscription.purpose,
+            }
+        }
+
+        fn on_fragment(
+            session: u32,
+            origin: Side,
+            kind: Kind,
+            payload: Vec<u8>,
+            place: wit_fragments::Place,
+        ) -> wit_fragments::Verdict {
+            let fragment = Fragment {
+                origin,
+                kind,
+                payload,
+                first: place.contains(wit_fragments::Place::FIRST),
+                last: place.contains(wit_fragments::Place::LAST),
+            };
+            let verdict = with_session(P::sessions(), session, |session| {
+                with_plugin(|plugin: &mut P| {
+                    plugin.on_fragment(session, fragment, &mut Outgoing::default())
+                })
+            });
+            match verdict {
+                MessageVerdict::Pass => wit_fragments::Verdict::Pass,
+                MessageVerdict::Replace(payload) => {
+                    outgoing::replace(&payload);
+                    wit_fragments::Verdict::Replace
+                }
+                MessageVerdict::Drop => wit_fragments::Verdict::Drop,
+                MessageVerdict::Close { code, reason } => {
+                    close(code, &reason);
+                    wit_fragments::Verdict::Close
+                }
+            }
+        }
+
+        fn on_close(session: u32, ending: wit_fragments::Ending) {
+            if let Some(value) = forget(P::sessions(), session) {
+                let wit_fragments::Ending { code, by } = ending;
+                with_plugin(|plugin: &mut P| plugin.on_close(value, Ending { code, by }));
+            }
+        }
+    }
+
+    fn close(code: u16, reason: &str) {
+        let end = reason.floor_char_boundary(MAX_REASON);
+        outgoing::close(code, &reason[..end]);
+    }
+
+    /// Values of sessions by the host's number.
+    type Table<S> = LocalKey<RefCell<Vec<Option<S>>>>;
+
+    fn keep<S>(table: &'static Table<S>, session: u32, value: S) {
+        table.with_borrow_mut(|sessions| {
+            let index = session as usize;
+            if index >= sessions.len() {
+                sessions.resize_with(index + 1, || None);
+            }
+            sessions[index] = Some(value);
+        });
+    }
+
+    fn with_session<S, R>(
+        table: &'static Table<S>,
+        session: u32,
+        run: impl FnOnce(&mut S) -> R,
+    ) -> R {
+        table.with_borrow_mut(|sessions| {
+            let session = sessions
+                .get_mut(session as usize)
+                .and_then(Option::as_mut)
+                .expect("opened before its first message");
+            run(session)
+        })
+    }
+
+    fn forget<S>(table: &'static Table<S>, session: u32) -> Option<S> {
+        table.with_borrow_mut(|sessions| sessions.get_mut(session as usize).and_then(Option::take))
     }
 }

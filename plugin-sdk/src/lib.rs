@@ -1,7 +1,7 @@
 //! What the author of a Tidegate plugin uses.
 //!
 //! A plugin is a type that implements [`Plugin`] and those of [`OnRequest`], [`OnResponse`],
-//! [`Balancer`], [`Messages`] and [`Handover`] that it needs; [`export!`] names them, and the host never calls for
+//! [`Balancer`], [`Messages`], [`Fragments`] and [`Handover`] that it needs; [`export!`] names them, and the host never calls for
 //! what is not named. This one masks a word in every text message:
 //!
 //! ```
@@ -79,6 +79,7 @@ mod balancer;
 pub mod bindings;
 #[doc(hidden)]
 pub mod export;
+mod fragments;
 mod handover;
 mod http;
 pub mod log;
@@ -90,6 +91,7 @@ mod plugin;
 pub mod testing;
 
 pub use balancer::{Balancer, Candidate, Endpoint};
+pub use fragments::{DataKinds, Fragment, FragmentSubscription, Fragments, Purpose};
 pub use handover::Handover;
 pub use http::{
     Answer, HeadError, OnRequest, OnResponse, RequestHead, ResponseHead, SentRequest, Verdict,

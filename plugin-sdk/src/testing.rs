@@ -88,8 +88,8 @@ impl Request<'_> {
         SentRequest::new(self.in_memory())
     }
 
-    /// Makes what [`Messages`](crate::Messages) sees of the handshake that was answered with these
-    /// fields.
+    /// Makes what [`Messages`](crate::Messages) and [`Fragments`](crate::Fragments) see of the
+    /// handshake that was answered with these fields.
     #[must_use]
     pub fn handshake(&self, response: &[(&str, &str)]) -> Handshake<'static> {
         Handshake::new(memory::Handshake {

@@ -25,6 +25,7 @@ mod explain;
 mod files;
 mod foreign_clients;
 mod forwarding;
+mod fragments;
 mod hand_over;
 mod handshake;
 mod health_checks;

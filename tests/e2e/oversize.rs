@@ -17,13 +17,22 @@ const MASK: Option<[u8; 4]> = Some([0x5a, 0x01, 0xff, 0x80]);
 const DEFLATE: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
 /// A service that says what bytes it gets, all of them, after its 101.
-async fn recording() -> (Service, Recorded) {
+pub(super) async fn recording() -> (Service, Recorded) {
+    recording_with(None).await
+}
+
+/// The same, of a service that answers an offer of extensions.
+pub(super) async fn recording_with(answer: Option<&'static str>) -> (Service, Recorded) {
     let (said, heard) = tokio::sync::mpsc::unbounded_channel();
     let service = Service::start(move |mut connection| {
         let said = said.clone();
         async move {
             let request = connection.read_head().await;
-            connection.accept_websocket(&request).await;
+            let mut head = accepting(&request);
+            if let Some(answer) = answer {
+                head = head.with("Sec-WebSocket-Extensions", answer);
+            }
+            connection.send(head.to_wire()).await;
             while let Some(bytes) = connection.next_bytes().await {
                 said.send(bytes).ok();
             }
@@ -37,14 +46,15 @@ async fn recording() -> (Service, Recorded) {
     (service, recorded)
 }
 
-struct Recorded {
+/// What a service has got and the test has not looked at.
+pub(super) struct Recorded {
     heard: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
     bytes: Vec<u8>,
 }
 
 impl Recorded {
     /// Waits until the service has got these bytes next.
-    async fn expect(&mut self, expected: &[u8], what: &str) {
+    pub(super) async fn expect(&mut self, expected: &[u8], what: &str) {
         while self.bytes.len() < expected.len() {
             let more = within(what, self.heard.recv()).await;
             self.bytes.extend(more.expect("the service listens on"));
@@ -52,6 +62,40 @@ impl Recorded {
         let rest = self.bytes.split_off(expected.len());
         assert!(self.bytes == expected, "{what}: other bytes");
         self.bytes = rest;
+    }
+
+    /// Waits for the next frame, which has to be masked.
+    pub(super) async fn frame(&mut self) -> Frame {
+        loop {
+            if let Some((frame, masked)) = Frame::take(&mut self.bytes) {
+                assert!(masked, "{frame:?}");
+                return frame;
+            }
+            let more = within("frame at the service", self.heard.recv()).await;
+            self.bytes.extend(more.expect("the service listens on"));
+        }
+    }
+
+    /// Waits for the frames of the next message, and puts them together.
+    pub(super) async fn message(&mut self) -> Frame {
+        let mut whole = self.frame().await;
+        while !whole.fin {
+            let next = self.frame().await;
+            assert_eq!(next.opcode, 0, "the message goes on: {next:?}");
+            whole.payload.extend(next.payload);
+            whole.fin = next.fin;
+        }
+        whole
+    }
+
+    /// Waits for a control frame, and returns it.
+    pub(super) async fn last_frame(&mut self) -> Frame {
+        loop {
+            let frame = self.frame().await;
+            if frame.opcode >= 8 {
+                return frame;
+            }
+        }
     }
 }
 
@@ -333,7 +377,7 @@ async fn long_messages_cost_no_memory_while_they_pass_or_stall() {
     assert!(each < 1 << 20, "a session holds {} KiB", each / 1024);
 }
 
-fn deflate(payload: &[u8]) -> Vec<u8> {
+pub(super) fn deflate(payload: &[u8]) -> Vec<u8> {
     let mut stream = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(payload.len() + 100);
     let sync = FlushCompress::Sync;
@@ -341,11 +385,11 @@ fn deflate(payload: &[u8]) -> Vec<u8> {
     out.strip_suffix(&[0, 0, 0xff, 0xff]).unwrap().to_vec()
 }
 
-async fn open_compressed(tidegate: &Tidegate) -> Connection {
+pub(super) async fn open_compressed(tidegate: &Tidegate) -> Connection {
     open_compressed_at(tidegate, "/").await
 }
 
-async fn open_compressed_at(tidegate: &Tidegate, target: &str) -> Connection {
+pub(super) async fn open_compressed_at(tidegate: &Tidegate, target: &str) -> Connection {
     let mut client = tidegate.connect().await;
     let offer = format!(
         "{}\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",

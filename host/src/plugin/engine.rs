@@ -14,7 +14,7 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::bindings::exports::tidegate::plugin::{
-    balancer, handover, lifecycle, messages, request, response,
+    balancer, fragments, handover, lifecycle, messages, request, response,
 };
 use super::host::{LogGate, State};
 use super::instance::{Instance, StartError};
@@ -43,13 +43,14 @@ const MAX_STACK: usize = 512 * 1024;
 const PACKAGE: &str = "tidegate:plugin/";
 
 /// What plugins may export.
-pub(super) const EXPORTS: [&str; 6] = [
+pub(super) const EXPORTS: [&str; 7] = [
     "lifecycle",
     "request",
     "response",
     "balancer",
     "messages",
     "handover",
+    "fragments",
 ];
 
 /// What plugins may import.
@@ -103,6 +104,7 @@ pub(super) struct Compiled {
     pub(super) balancer: Option<balancer::GuestIndices>,
     pub(super) messages: Option<messages::GuestIndices>,
     pub(super) handover: Option<handover::GuestIndices>,
+    pub(super) fragments: Option<fragments::GuestIndices>,
 }
 
 /// Tells contents apart within this process, and means nothing outside of it.
@@ -249,7 +251,15 @@ impl Engine {
         if found.iter().all(Option::is_none) {
             return Err(Error::NoExports);
         }
-        let [lifecycle, request, response, balancer, messages, handover] = found;
+        let [
+            lifecycle,
+            request,
+            response,
+            balancer,
+            messages,
+            handover,
+            fragments,
+        ] = found;
         Ok(Compiled {
             lifecycle: indices(&pre, lifecycle, lifecycle::GuestIndices::new)?,
             request: indices(&pre, request, request::GuestIndices::new)?,
@@ -257,6 +267,7 @@ impl Engine {
             balancer: indices(&pre, balancer, balancer::GuestIndices::new)?,
             messages: indices(&pre, messages, messages::GuestIndices::new)?,
             handover: indices(&pre, handover, handover::GuestIndices::new)?,
+            fragments: indices(&pre, fragments, fragments::GuestIndices::new)?,
             pre,
         })
     }
@@ -353,6 +364,11 @@ impl Version {
 
     pub(super) fn compiled(&self) -> &Compiled {
         &self.compiled
+    }
+
+    /// Whether it may want to see messages of a session.
+    pub(super) fn sees_messages(&self) -> bool {
+        self.compiled.messages.is_some() || self.compiled.fragments.is_some()
     }
 }
 

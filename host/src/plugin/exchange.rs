@@ -112,9 +112,7 @@ impl ChainRun {
 
     /// Whether a session of this chain may be watched; [`open`](Self::open) tells whether one is.
     pub(crate) fn sees_messages(&self) -> bool {
-        self.links
-            .iter()
-            .any(|link| link.slot.exports().messages.is_some())
+        self.links.iter().any(|link| link.slot.sees_messages())
     }
 
     /// Shows the head of a request to the plugins, first to last.

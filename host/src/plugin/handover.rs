@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::bindings::exports::tidegate::plugin::handover::State;
-use super::messages::{Link, MessageChain, Wanted};
+use super::interest::Interest;
+use super::messages::{Link, MessageChain};
 use super::rollout::Move;
 use super::slots::Slot;
 use super::{Cause, Failure, MessageVerdict, Sent};
@@ -39,7 +40,8 @@ impl MessageChain {
     pub(crate) fn catch_up(&mut self, sent: &mut Vec<Sent>) -> Result<Handover, Failure> {
         for n in 0..self.links.len() {
             let link = &mut self.links[n];
-            if !link.is_behind() {
+            // In the midst of a message that it is shown in pieces; it is looked at again after that.
+            if !link.is_behind() || link.midway != [false; 2] {
                 continue;
             }
             let assignment = link.seat.assignment();
@@ -71,14 +73,14 @@ impl MessageChain {
         let slot = link.seat.slot_for_session();
         let number = slot.number_session();
         match self.admit(&slot, number, state.as_ref(), said) {
-            Ok((wanted, life)) => {
+            Ok((interest, life)) => {
                 let link = &mut self.links[n];
                 link.release(&mut self.time_spent);
                 slot.count_move();
                 let old = std::mem::replace(&mut link.slot, slot);
                 old.free_session(std::mem::replace(&mut link.number, number));
                 link.life = life;
-                link.wanted = wanted;
+                link.interest = interest;
                 self.sum_up();
             }
             Err(why) => {
@@ -115,10 +117,10 @@ impl MessageChain {
         number: u32,
         state: Option<&State>,
         said: &mut Vec<Sent>,
-    ) -> Result<(Wanted, u32), Refusal> {
+    ) -> Result<(Interest, u32), Refusal> {
         let exports = slot.exports();
-        if exports.messages.is_none() {
-            return Ok((Wanted::default(), slot.life()));
+        if !slot.sees_messages() {
+            return Ok((Interest::default(), slot.life()));
         }
         if let Some(state) = state.filter(|_| exports.handover.is_some()) {
             let restored = slot.call(Phase::Restore, &mut self.time_spent, |instance| {
@@ -133,8 +135,8 @@ impl MessageChain {
         let opened = slot.call(Phase::Open, &mut self.time_spent, |instance| {
             instance.open(number, handshake, true, limit, said)
         });
-        let subscription = opened.map_err(|cause| Refusal::Failed(Phase::Open, cause))?;
-        Ok((Wanted::by(subscription, self.max_message), slot.life()))
+        let wants = opened.map_err(|cause| Refusal::Failed(Phase::Open, cause))?;
+        Ok((Interest::of(&wants, self.max_message), slot.life()))
     }
 }
 

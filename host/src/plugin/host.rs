@@ -776,7 +776,8 @@ impl heads::Host for State {
 
 impl outgoing::Host for State {
     fn replace(&mut self, payload: Vec<u8>) -> Result<()> {
-        self.call.must_be(&[Phase::Message], "outgoing.replace")?;
+        self.call
+            .must_be(&[Phase::Message, Phase::Fragment], "outgoing.replace")?;
         self.spend(payload.len(), 0)?;
         check_payload(self.call.kind, &payload)?;
         self.produced.replacement = Some(payload);
@@ -784,8 +785,10 @@ impl outgoing::Host for State {
     }
 
     fn send(&mut self, to: outgoing::Side, kind: outgoing::Kind, payload: Vec<u8>) -> Result<()> {
-        self.call
-            .must_be(&[Phase::Open, Phase::Message], "outgoing.send")?;
+        self.call.must_be(
+            &[Phase::Open, Phase::Message, Phase::Fragment],
+            "outgoing.send",
+        )?;
         self.spend(payload.len(), 1)?;
         let kind = kind.into();
         check_payload(kind, &payload)?;
@@ -798,7 +801,8 @@ impl outgoing::Host for State {
     }
 
     fn close(&mut self, code: u16, reason: String) -> Result<()> {
-        self.call.must_be(&[Phase::Message], "outgoing.close")?;
+        self.call
+            .must_be(&[Phase::Message, Phase::Fragment], "outgoing.close")?;
         self.spend(reason.len(), 0)?;
         if reason.len() > MAX_REASON_BYTES {
             return rule(format!("closed with a reason of {} bytes", reason.len()));

@@ -16,16 +16,11 @@ use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
 use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
 use super::bindings::exports::tidegate::plugin::{
-    balancer, handover, lifecycle, messages, request as requests, response as responses,
+    balancer, fragments, handover, lifecycle, messages, request as requests, response as responses,
 };
 use super::engine::{self, Compiled, Version};
 use super::host::{Allowance, Lent, Loan, LogGate, State, rule};
-use super::{
-    Candidate, Cause, EndpointView, Facts, Handshake, MessageVerdict, Sent, SentRequest, Source,
-    UpstreamView, Verdict,
-};
-use crate::protocol::close::CloseCode;
-use crate::protocol::message::{MessageKind, Side};
+use super::{Candidate, Cause, EndpointView, Facts, SentRequest, Source, UpstreamView, Verdict};
 use crate::telemetry::Phase;
 
 /// What starting an instance may take, in call timeouts: a configuration may hold a thousand patterns
@@ -51,24 +46,25 @@ const NOTHING: Allowance = Allowance {
 };
 
 /// The representation of every lent handle.
-const LENT: u32 = 0;
+pub(super) const LENT: u32 = 0;
 
 /// A store and the instance in it.
 pub(super) struct Instance {
-    store: Store<State>,
-    guest: Guest,
-    timeout: Duration,
+    pub(super) store: Store<State>,
+    pub(super) guest: Guest,
+    pub(super) timeout: Duration,
     /// Upstreams it was told of, by name.
     told: HashMap<Box<str>, u32>,
 }
 
 /// What it exports.
-struct Guest {
+pub(super) struct Guest {
     lifecycle: Option<lifecycle::Guest>,
     request: Option<requests::Guest>,
     response: Option<responses::Guest>,
     balancer: Option<balancer::Guest>,
-    messages: Option<messages::Guest>,
+    pub(super) messages: Option<messages::Guest>,
+    pub(super) fragments: Option<fragments::Guest>,
     handover: Option<handover::Guest>,
 }
 
@@ -236,78 +232,6 @@ impl Instance {
         })
     }
 
-    pub(super) fn open(
-        &mut self,
-        session: u32,
-        handshake: &Arc<Handshake>,
-        reopened: bool,
-        limit: Allowance,
-        sent: &mut Vec<Sent>,
-    ) -> Result<messages::Subscription, Cause> {
-        let guest = self
-            .guest
-            .messages
-            .as_ref()
-            .expect("called for what it exports only");
-        begin(&mut self.store, Phase::Open, self.timeout, limit);
-        self.store.data_mut().lent = Lent::Handshake {
-            handshake: Arc::clone(handshake),
-            reopened,
-        };
-        let result = guarded(&mut self.store, |store| {
-            guest.call_open(store, session, Resource::new_borrow(LENT))
-        });
-        drop(take_lent(&mut self.store));
-        if result.is_ok() {
-            sent.append(&mut self.store.data_mut().produced.sent);
-        }
-        result
-    }
-
-    /// Asks for a verdict. What the call sent is appended to `sent`, and what it produced is taken from
-    /// `limit`.
-    pub(super) fn on_message(
-        &mut self,
-        session: u32,
-        from: Side,
-        kind: MessageKind,
-        payload: &[u8],
-        limit: &mut Allowance,
-        sent: &mut Vec<Sent>,
-    ) -> Result<MessageVerdict, Cause> {
-        let guest = self
-            .guest
-            .messages
-            .as_ref()
-            .expect("called for what it exports only");
-        begin(&mut self.store, Phase::Message, self.timeout, *limit);
-        self.store.data_mut().call.judges(kind);
-        let verdict = guarded(&mut self.store, |store| {
-            guest.call_on_message(&mut *store, session, from.into(), kind.into(), payload)
-        })?;
-        let state = self.store.data_mut();
-        let produced = &mut state.produced;
-        let verdict = match verdict {
-            messages::Verdict::Pass => MessageVerdict::Pass,
-            messages::Verdict::Drop => MessageVerdict::Drop,
-            messages::Verdict::Replace => match produced.replacement.take() {
-                Some(payload) => MessageVerdict::Replace(payload),
-                None => return unmet("replace", "outgoing.replace"),
-            },
-            messages::Verdict::Close => {
-                let named = produced.close.take();
-                let (code, reason) = named.unwrap_or((CloseCode::POLICY, String::new()));
-                MessageVerdict::Close { code, reason }
-            }
-            messages::Verdict::Wait => return Err(waits()),
-        };
-        *limit = state.call.left();
-        if !produced.sent.is_empty() {
-            sent.append(&mut produced.sent);
-        }
-        Ok(verdict)
-    }
-
     /// Asks what the plugin knows of a session.
     pub(super) fn snapshot(&mut self, session: u32) -> Result<SessionState, Cause> {
         let guest = self.guest.handover.as_ref();
@@ -345,27 +269,6 @@ impl Instance {
         begin(&mut self.store, Phase::Release, self.timeout, NOTHING);
         guarded(&mut self.store, |store| guest.call_release(store, session))
     }
-
-    pub(super) fn on_close(
-        &mut self,
-        session: u32,
-        code: u16,
-        by: Option<Side>,
-    ) -> Result<(), Cause> {
-        let guest = self
-            .guest
-            .messages
-            .as_ref()
-            .expect("called for what it exports only");
-        begin(&mut self.store, Phase::Close, self.timeout, NOTHING);
-        let ending = messages::Ending {
-            code,
-            by: by.map(Into::into),
-        };
-        guarded(&mut self.store, |store| {
-            guest.call_on_close(store, session, ending)
-        })
-    }
 }
 
 impl Guest {
@@ -395,6 +298,7 @@ impl Guest {
             balancer: load!(balancer, "balancer"),
             messages: load!(messages, "messages"),
             handover: load!(handover, "handover"),
+            fragments: load!(fragments, "fragments"),
         })
     }
 }
@@ -412,7 +316,7 @@ impl From<StartError> for Cause {
 }
 
 /// Sets what the next call may use up, and forgets what the last one left.
-fn begin(store: &mut Store<State>, phase: Phase, timeout: Duration, limit: Allowance) {
+pub(super) fn begin(store: &mut Store<State>, phase: Phase, timeout: Duration, limit: Allowance) {
     store.set_epoch_deadline(1);
     let state = store.data_mut();
     state.call.begin(phase, timeout, limit);
@@ -439,7 +343,7 @@ fn lend_request<R>(
     result
 }
 
-fn take_lent(store: &mut Store<State>) -> Lent {
+pub(super) fn take_lent(store: &mut Store<State>) -> Lent {
     std::mem::replace(&mut store.data_mut().lent, Lent::Nothing)
 }
 
@@ -452,20 +356,20 @@ fn answer(store: &mut Store<State>) -> wasmtime::Result<http::Response<Bytes>> {
 }
 
 /// A verdict that refers to what was never given.
-fn unmet<T>(verdict: &str, function: &str) -> Result<T, Cause> {
+pub(super) fn unmet<T>(verdict: &str, function: &str) -> Result<T, Cause> {
     Err(Cause::Rule(format!(
         "answered `{verdict}` without a call of `{function}`"
     )))
 }
 
 /// Nothing hands out tickets yet that could be waited for.
-fn waits() -> Cause {
+pub(super) fn waits() -> Cause {
     Cause::Rule("answered `wait` without a ticket".to_owned())
 }
 
 /// Calls into the store. Whatever goes wrong is the end of the store, a panic of the host's own
 /// functions included: it must not take the worker's other sessions with it.
-fn guarded<R>(
+pub(super) fn guarded<R>(
     store: &mut Store<State>,
     call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
 ) -> Result<R, Cause> {

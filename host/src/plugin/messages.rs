@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bindings::exports::tidegate::plugin::messages::{Kinds, Subscription};
+use super::bindings::exports::tidegate::plugin::fragments::Place;
 use super::host::Allowance;
+use super::interest::{Interest, Pieces, Wanted, side_index};
+use super::sessions::Piece;
 use super::slots::{Seat, Slot};
-use super::{Failure, Handshake, MessageVerdict, Opening, Sent};
+use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::Phase;
@@ -19,7 +21,7 @@ use crate::telemetry::Phase;
 /// The plugins that watch a session.
 pub(crate) struct MessageChain {
     /// What any plugin wants.
-    wanted: Wanted,
+    interest: Interest,
     /// What all plugins want that want the kind at all.
     wanted_by_all: Wanted,
     /// In the operator's order.
@@ -42,16 +44,17 @@ pub(super) struct Link {
     pub(super) seen: u64,
     /// Of the version that the session is on.
     pub(super) slot: Rc<Slot>,
-    pub(super) wanted: Wanted,
+    pub(super) interest: Interest,
     /// What the plugin knows the session by.
     pub(super) number: u32,
     /// The life of the slot in which it was opened; another one does not know it.
     pub(super) life: u32,
+    /// Whether it was shown pieces of a message from the client, or from the service, but not the last.
+    pub(super) midway: [bool; 2],
 }
 
-/// For each direction and kind: payloads shorter than this are wanted, none if 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Wanted([u64; 8]);
+/// Longest piece of a message that a plugin is shown, in bytes.
+const PIECE: usize = 64 * 1024;
 
 /// A message on its way past the plugins.
 struct Passage<'a> {
@@ -64,6 +67,13 @@ struct Passage<'a> {
     came: bool,
     /// It was judged, and waits for what was sent before it.
     judged: Option<MessageVerdict>,
+}
+
+/// What a plugin has sent that waits for a message to end.
+#[derive(Default)]
+struct Kept {
+    bytes: usize,
+    messages: usize,
 }
 
 /// What messages that plugins sent may in turn make plugins produce, per message that came: two
@@ -79,7 +89,7 @@ impl MessageChain {
         sent: &mut Vec<Sent>,
     ) -> Result<Opening, Failure> {
         let mut chain = Self {
-            wanted: Wanted::default(),
+            interest: Interest::default(),
             wanted_by_all: Wanted::default(),
             links: Vec::new(),
             handshake: Arc::clone(handshake),
@@ -98,10 +108,11 @@ impl MessageChain {
             chain.links.push(Link {
                 seat,
                 seen,
-                wanted: Wanted::default(),
+                interest: Interest::default(),
                 number: slot.number_session(),
                 slot,
                 life: 0,
+                midway: [false; 2],
             });
             let mut said = Vec::new();
             chain.open_link(n, false, &mut said)?;
@@ -121,30 +132,97 @@ impl MessageChain {
 
     /// Whether any plugin wants to see anything.
     pub(crate) fn is_watching(&self) -> bool {
-        self.wanted != Wanted::default()
+        !self.interest.is_none()
     }
 
     /// Whether a plugin wants to see a message. What none wants passes without a call.
     pub(crate) fn wants(&self, from: Side, kind: MessageKind, len: usize) -> bool {
-        self.wanted.covers(from, kind, len)
+        self.interest.covers(from, kind, len)
     }
 
-    /// Returns the length that messages have to be shorter than for any plugin to want them; 0 if
+    /// Whether a plugin wants to see messages of a kind in pieces.
+    pub(crate) fn shows_parts(&self, from: Side, kind: MessageKind) -> bool {
+        self.interest.pieces.covers(from, kind)
+    }
+
+    /// Whether one that does may change them.
+    pub(crate) fn edits_parts(&self, from: Side, kind: MessageKind) -> bool {
+        self.interest.pieces.edits(from, kind)
+    }
+
+    /// Returns the length that messages have to be shorter than for any plugin to want them whole; 0 if
     /// none does.
     pub(crate) fn wanted_below(&self, from: Side, kind: MessageKind) -> u64 {
-        self.wanted.0[index(from, kind)]
+        self.interest.whole.below(from, kind)
     }
 
     /// Returns the length that messages have to be shorter than for each plugin that wants the kind to
     /// want them.
     pub(crate) fn wanted_by_all_below(&self, from: Side, kind: MessageKind) -> u64 {
-        self.wanted_by_all.0[index(from, kind)]
+        self.wanted_by_all.below(from, kind)
     }
 
     /// Notes that a message from a side goes on in parts: until it ends, messages that plugins send the
     /// same way wait. Nothing else is shown of that side but pings and pongs.
     pub(crate) fn begin_parts(&mut self, from: Side) {
         self.in_parts[side_index(from)] = true;
+    }
+
+    /// Shows the next part of a message that goes on in parts to the plugins that want pieces, in the
+    /// order of [`Self::on_message`]. `ends`: it is the last. Text has whole characters.
+    pub(crate) fn on_part(
+        &mut self,
+        from: Side,
+        kind: MessageKind,
+        part: &[u8],
+        ends: bool,
+        sent: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        let len = self.links.len();
+        let mut next = match from {
+            Side::Client => Some(0),
+            Side::Service => len.checked_sub(1),
+        };
+        // None: it was dropped.
+        let mut payload = Some(Cow::Borrowed(part));
+        let mut said = Vec::new();
+        while let Some(n) = next.filter(|n| *n < len) {
+            next = beyond(n, from, len);
+            let link = &self.links[n];
+            let is_midway = link.midway[side_index(from)];
+            let shown = payload.as_deref().unwrap_or_default();
+            // Who has seen pieces is told that the message ends, though the rest of it was dropped.
+            let is_told = !shown.is_empty() || ends && (is_midway || payload.is_some());
+            if !is_told || !link.interest.pieces.covers(from, kind) {
+                continue;
+            }
+            let message = Passage {
+                from,
+                kind,
+                payload: Cow::Borrowed(shown),
+                next: None,
+                came: true,
+                judged: None,
+            };
+            match self.show(n, &message, ends, &mut Budget(None), &mut said)? {
+                MessageVerdict::Pass => {}
+                MessageVerdict::Replace(replacement) => payload = Some(Cow::Owned(replacement)),
+                MessageVerdict::Drop => payload = None,
+                closed @ MessageVerdict::Close { .. } => return Ok(closed),
+            }
+            if !said.is_empty() {
+                let said = said.drain(..).map(|sent| (n, sent)).collect();
+                let waiting = self.on_their_way(said);
+                if let Some(closed) = self.run(waiting, sent)? {
+                    return Ok(closed);
+                }
+            }
+        }
+        Ok(match payload {
+            None => MessageVerdict::Drop,
+            Some(Cow::Borrowed(_)) => MessageVerdict::Pass,
+            Some(Cow::Owned(replacement)) => MessageVerdict::Replace(replacement),
+        })
     }
 
     /// Ends what [`Self::begin_parts`] began. What waited is appended to `sent`, past the plugins on its
@@ -289,7 +367,7 @@ impl MessageChain {
                 continue;
             };
             if link
-                .wanted
+                .interest
                 .covers(message.from, message.kind, message.payload.len())
             {
                 return Some(n);
@@ -335,16 +413,20 @@ impl MessageChain {
         budget: &mut Budget,
         said: &mut Vec<Sent>,
     ) -> Result<MessageVerdict, Failure> {
-        if self.links[n].life != self.links[n].slot.life() {
-            self.open_link(n, true, said)?;
-            let wanted = self.links[n].wanted;
-            if !wanted.covers(message.from, message.kind, message.payload.len()) {
-                return Ok(MessageVerdict::Pass);
-            }
-        }
+        self.know(n, said)?;
+        let Passage {
+            from,
+            kind,
+            ref payload,
+            came,
+            ..
+        } = *message;
         let link = &self.links[n];
+        if !link.interest.whole.covers(from, kind, payload.len()) {
+            return self.show(n, message, true, budget, said);
+        }
         let own = link.slot.allowance();
-        let mut limit = if message.came {
+        let mut limit = if came {
             own
         } else {
             budget.share(own, &self.links)
@@ -353,45 +435,177 @@ impl MessageChain {
         let verdict = link
             .slot
             .call(Phase::Message, &mut self.time_spent, |instance| {
-                let Passage {
-                    from,
-                    kind,
-                    payload,
-                    ..
-                } = message;
-                instance.on_message(link.number, *from, *kind, payload, &mut limit, said)
+                instance.on_message(link.number, from, kind, payload, &mut limit, said)
             });
         match verdict {
             Ok(verdict) => {
-                if !message.came {
+                if !came {
                     budget.spend(before, limit);
                 }
                 Ok(verdict)
             }
-            Err(cause) => {
-                let failed = link.slot.fail(Phase::Message, cause);
-                self.leave(n);
-                failed.map(|()| MessageVerdict::Pass)
+            Err(cause) => self.failed(n, Phase::Message, cause),
+        }
+    }
+
+    /// Shows a message, or the next part of one, to plugin `n` in pieces. The verdict is on all of them.
+    fn show(
+        &mut self,
+        n: usize,
+        message: &Passage<'_>,
+        ends: bool,
+        budget: &mut Budget,
+        said: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        self.know(n, said)?;
+        let payload = &message.payload[..];
+        // What goes on instead, from the first change on.
+        let mut changed: Option<Vec<u8>> = None;
+        let (mut at, mut goes_on) = (0, false);
+        loop {
+            let rest = &payload[at..];
+            let is_shown = self.links[n]
+                .interest
+                .pieces
+                .covers(message.from, message.kind);
+            let end = if is_shown {
+                at + piece_end(rest, message.kind)
+            } else {
+                payload.len()
+            };
+            let piece = &payload[at..end];
+            let is_last = end == payload.len();
+            let verdict = if is_shown {
+                self.show_piece(n, message, piece, ends && is_last, budget, said)?
+            } else {
+                MessageVerdict::Pass
+            };
+            goes_on |= !matches!(verdict, MessageVerdict::Drop);
+            match (verdict, &mut changed) {
+                (MessageVerdict::Pass, None) => {}
+                (MessageVerdict::Pass, Some(changed)) => changed.extend_from_slice(piece),
+                (MessageVerdict::Replace(replacement), changed) => changed
+                    .get_or_insert_with(|| payload[..at].to_vec())
+                    .extend_from_slice(&replacement),
+                (MessageVerdict::Drop, changed) => {
+                    changed.get_or_insert_with(|| payload[..at].to_vec());
+                }
+                (closed @ MessageVerdict::Close { .. }, _) => return Ok(closed),
+            }
+            at = end;
+            if is_last {
+                break;
             }
         }
+        Ok(match changed {
+            None => MessageVerdict::Pass,
+            Some(changed) if goes_on => MessageVerdict::Replace(changed),
+            Some(_) => MessageVerdict::Drop,
+        })
+    }
+
+    fn show_piece(
+        &mut self,
+        n: usize,
+        message: &Passage<'_>,
+        payload: &[u8],
+        ends: bool,
+        budget: &mut Budget,
+        said: &mut Vec<Sent>,
+    ) -> Result<MessageVerdict, Failure> {
+        let Passage {
+            from, kind, came, ..
+        } = *message;
+        let own = self.links[n].slot.allowance();
+        let kept = self.kept(n, from);
+        let mut limit = if came {
+            own
+        } else {
+            budget.share(own, &self.links)
+        };
+        let before = limit;
+        let keeps = self.in_parts[side_index(from)];
+        let link = &mut self.links[n];
+        let midway = &mut link.midway[side_index(from)];
+        let first = if *midway {
+            Place::empty()
+        } else {
+            Place::FIRST
+        };
+        let last = if ends { Place::LAST } else { Place::empty() };
+        let place = first | last;
+        *midway = !ends;
+        let piece = Piece {
+            from,
+            kind,
+            payload,
+            place,
+        };
+        let may_edit = link.interest.pieces.edits(from, kind);
+        let verdict = link
+            .slot
+            .call(Phase::Fragment, &mut self.time_spent, |instance| {
+                let already = said.len();
+                let verdict =
+                    instance.on_fragment(link.number, &piece, may_edit, &mut limit, said)?;
+                // What waits for the end of the message is bounded for all of it.
+                if keeps {
+                    kept.add(&said[already..], from, own)?;
+                }
+                Ok(verdict)
+            });
+        match verdict {
+            Ok(verdict) => {
+                if !came {
+                    budget.spend(before, limit);
+                }
+                Ok(verdict)
+            }
+            Err(cause) => self.failed(n, Phase::Fragment, cause),
+        }
+    }
+
+    /// Returns what plugin `n` has sent that waits for a message from a side to end.
+    fn kept(&self, n: usize, from: Side) -> Kept {
+        let of_plugin = |(by, sent): &&(usize, Sent)| *by == n && sent.to == from.other();
+        let kept = self.later.iter().filter(of_plugin);
+        kept.fold(Kept::default(), |kept, (_, sent)| Kept {
+            bytes: kept.bytes + sent.payload.len(),
+            messages: kept.messages + 1,
+        })
+    }
+
+    /// Opens the session in the instance that plugin `n` has now, if that does not know it.
+    fn know(&mut self, n: usize, said: &mut Vec<Sent>) -> Result<(), Failure> {
+        if self.links[n].life == self.links[n].slot.life() {
+            return Ok(());
+        }
+        self.open_link(n, true, said)
+    }
+
+    /// Applies `on_failure` of plugin `n`.
+    fn failed(&mut self, n: usize, phase: Phase, cause: Cause) -> Result<MessageVerdict, Failure> {
+        let failed = self.links[n].slot.fail(phase, cause);
+        self.leave(n);
+        failed.map(|()| MessageVerdict::Pass)
     }
 
     /// Opens the session in the instance that plugin `n` has now.
     fn open_link(&mut self, n: usize, reopened: bool, said: &mut Vec<Sent>) -> Result<(), Failure> {
         let link = &mut self.links[n];
-        if link.slot.exports().messages.is_none() {
+        if !link.slot.sees_messages() {
             return Ok(());
         }
         let limit = link.slot.allowance();
-        let subscription = link
+        let wants = link
             .slot
             .call(Phase::Open, &mut self.time_spent, |instance| {
                 instance.open(link.number, &self.handshake, reopened, limit, said)
             });
-        match subscription {
-            Ok(subscription) => {
+        match wants {
+            Ok(wants) => {
                 link.life = link.slot.life();
-                link.wanted = Wanted::by(subscription, self.max_message);
+                link.interest = Interest::of(&wants, self.max_message);
                 self.sum_up();
                 Ok(())
             }
@@ -405,27 +619,27 @@ impl MessageChain {
 
     /// Goes on without plugin `n`.
     fn leave(&mut self, n: usize) {
-        self.links[n].wanted = Wanted::default();
+        self.links[n].interest = Interest::default();
         self.sum_up();
     }
 
     pub(super) fn sum_up(&mut self) {
-        // Those that cannot see messages are no reason to call one unseen.
-        let links = self.links.iter();
-        let links = links.filter(|link| link.slot.exports().messages.is_some());
-        let links = links.map(|link| link.wanted);
-        self.wanted = links.clone().fold(Wanted::default(), Wanted::or);
-        self.wanted_by_all = links.fold(Wanted([u64::MAX; 8]), Wanted::and);
+        let all = self.links.iter().map(|link| link.interest);
+        self.interest = all.clone().fold(Interest::default(), Interest::or);
+        let whole = all.map(|interest| interest.whole);
+        self.wanted_by_all = whole.fold(Wanted::EVERYTHING, Wanted::and);
     }
 
     fn end(&mut self, code: u16, by: Option<Side>) {
         for link in self.links.drain(..) {
             // Nobody who wants nothing is told, and nobody who failed.
-            if link.wanted != Wanted::default() {
+            let Interest { whole, pieces } = link.interest;
+            let watches = (whole != Wanted::default(), pieces != Pieces::default());
+            if watches != (false, false) {
                 let time_spent = &mut self.time_spent;
                 link.slot
                     .call_if_alive(link.life, Phase::Close, time_spent, |instance| {
-                        instance.on_close(link.number, code, by)
+                        instance.on_close(link.number, code, by, watches)
                     });
             }
         }
@@ -445,7 +659,7 @@ impl Link {
 
     /// Whether the instance at hand knows the session.
     pub(super) fn is_open(&self) -> bool {
-        self.wanted != Wanted::default() && self.life == self.slot.life()
+        !self.interest.is_none() && self.life == self.slot.life()
     }
 
     /// Tells the instance at hand that the session goes on elsewhere.
@@ -465,46 +679,6 @@ impl Drop for Link {
     }
 }
 
-impl Wanted {
-    pub(super) fn by(subscription: Subscription, max_message: u64) -> Self {
-        let largest = subscription.largest.unwrap_or(u64::MAX);
-        let below = largest.min(max_message).saturating_add(1);
-        let mut wanted = Self::default();
-        for (from, kinds) in [
-            (Side::Client, subscription.from_client),
-            (Side::Service, subscription.from_service),
-        ] {
-            for (kind, flag) in [
-                (MessageKind::Text, Kinds::TEXT),
-                (MessageKind::Binary, Kinds::BINARY),
-                (MessageKind::Ping, Kinds::PING),
-                (MessageKind::Pong, Kinds::PONG),
-            ] {
-                if kinds.contains(flag) {
-                    wanted.0[index(from, kind)] = below;
-                }
-            }
-        }
-        wanted
-    }
-
-    fn covers(&self, from: Side, kind: MessageKind, len: usize) -> bool {
-        (len as u64) < self.0[index(from, kind)]
-    }
-
-    fn or(self, other: Self) -> Self {
-        Self(std::array::from_fn(|n| self.0[n].max(other.0[n])))
-    }
-
-    /// What both want; who wants nothing of a kind has no say in it.
-    fn and(self, other: Self) -> Self {
-        Self(std::array::from_fn(|n| match other.0[n] {
-            0 => self.0[n],
-            below => self.0[n].min(below),
-        }))
-    }
-}
-
 impl Passage<'_> {
     fn judge(&mut self, verdict: MessageVerdict) {
         match verdict {
@@ -520,6 +694,34 @@ impl Passage<'_> {
             (None, Cow::Borrowed(_)) => MessageVerdict::Pass,
             (None, Cow::Owned(payload)) => MessageVerdict::Replace(payload),
         }
+    }
+}
+
+impl Kept {
+    /// Adds those of the messages that wait for the end of one from a side. More than a call may produce
+    /// is too much for all of its pieces.
+    fn add(mut self, said: &[Sent], from: Side, limit: Allowance) -> Result<(), Cause> {
+        for sent in said {
+            let is_data = matches!(sent.kind, MessageKind::Text | MessageKind::Binary);
+            if !is_data || sent.to != from.other() {
+                continue;
+            }
+            self.bytes += sent.payload.len();
+            self.messages += 1;
+            if self.bytes > limit.bytes {
+                return Err(Cause::Output {
+                    limit: limit.bytes,
+                    unit: "bytes",
+                });
+            }
+            if self.messages > limit.messages {
+                return Err(Cause::Output {
+                    limit: limit.messages,
+                    unit: "messages",
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -563,20 +765,16 @@ fn beyond(n: usize, from: Side, len: usize) -> Option<usize> {
     }
 }
 
-fn side_index(side: Side) -> usize {
-    match side {
-        Side::Client => 0,
-        Side::Service => 1,
+/// Returns how much of a payload is shown at once: all, or up to the last whole character within
+/// [`PIECE`].
+fn piece_end(payload: &[u8], kind: MessageKind) -> usize {
+    if payload.len() <= PIECE || kind != MessageKind::Text {
+        return payload.len().min(PIECE);
     }
-}
-
-fn index(from: Side, kind: MessageKind) -> usize {
-    let from = 4 * side_index(from);
-    let kind = match kind {
-        MessageKind::Text => 0,
-        MessageKind::Binary => 1,
-        MessageKind::Ping => 2,
-        MessageKind::Pong => 3,
-    };
-    from + kind
+    // It is UTF-8, so a character is at most four bytes.
+    let continues = |n: &usize| payload[*n] & 0xc0 == 0x80;
+    (PIECE - 3..=PIECE)
+        .rev()
+        .find(|n| !continues(n))
+        .unwrap_or(PIECE)
 }

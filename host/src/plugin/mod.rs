@@ -9,9 +9,11 @@ mod exchange;
 mod handover;
 mod host;
 mod instance;
+mod interest;
 mod messages;
 mod module;
 mod rollout;
+mod sessions;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -223,9 +225,10 @@ fn function(phase: Phase) -> &'static str {
         Phase::Request => "request.on-request",
         Phase::Response => "response.on-response",
         Phase::Choose => "balancer.choose",
-        Phase::Open => "messages.open",
+        Phase::Open => "open",
         Phase::Message => "messages.on-message",
-        Phase::Close => "messages.on-close",
+        Phase::Fragment => "fragments.on-fragment",
+        Phase::Close => "on-close",
         Phase::Snapshot => "handover.snapshot",
         Phase::Restore => "handover.restore",
         Phase::Release => "handover.release",

@@ -182,6 +182,10 @@ impl Slot {
         self.version.compiled()
     }
 
+    pub(super) fn sees_messages(&self) -> bool {
+        self.version.sees_messages()
+    }
+
     /// What one call may produce.
     pub(super) fn allowance(&self) -> Allowance {
         Allowance::of(&self.version.declared().limits)

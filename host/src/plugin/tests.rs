@@ -432,7 +432,7 @@ fn a_module_that_exports_no_interface_is_refused() {
     let error = load_error("{}", &guest(&[]));
     assert_eq!(
         error.to_string(),
-        "exports none of lifecycle, request, response, balancer, messages, handover"
+        "exports none of lifecycle, request, response, balancer, messages, handover, fragments"
     );
 }
 

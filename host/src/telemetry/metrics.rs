@@ -140,6 +140,7 @@ label!(
         Choose = "choose",
         Open = "open",
         Message = "message",
+        Fragment = "fragment",
         Close = "close",
         Snapshot = "snapshot",
         Restore = "restore",
@@ -206,7 +207,7 @@ impl<L: Label, T, const N: usize> Index<L> for By<L, T, N> {
 
 pub(crate) type ByDirection<T> = By<Direction, T, 2>;
 pub(crate) type ByFate<T> = By<Fate, T, 6>;
-pub(crate) type ByPhase<T> = By<Phase, T, 10>;
+pub(crate) type ByPhase<T> = By<Phase, T, 11>;
 
 /// What one worker counts. Only that worker writes it.
 // Cells of two workers never share a cache line, nor the pair of lines a prefetch brings.

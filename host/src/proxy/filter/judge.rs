@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::super::compression::Legs;
 use super::super::failure::SessionFailure;
 use super::super::framing::{frame, is_data, is_worth_deflating};
+use super::parts::Output;
 use super::{Counts, Filter, HIGH_WATER_BYTES, Limits, direction};
 use crate::config::Oversize;
 use crate::plugin::{MessageChain, MessageVerdict, Sent};
@@ -93,7 +94,13 @@ impl Filter {
                 return Ok(false);
             }
             Event::Part(part) => {
-                self.judge_part(side, &part, used, input, judged, write, deflater)?;
+                let mut out = Output {
+                    input,
+                    judged,
+                    write,
+                    deflater,
+                };
+                self.judge_part(side, &part, used, &mut out)?;
                 return Ok(true);
             }
             Event::Message {
@@ -166,7 +173,12 @@ impl Filter {
         inflater: &'a mut Inflater,
     ) -> Result<Inflated<'a>, SessionFailure> {
         let wish = wish(&self.chain, &self.compression, self.limits, side, kind);
-        let Some(longest) = wish.held_below.checked_sub(1) else {
+        let has_to_be = !can_pass || self.chain.shows_parts(side, kind);
+        let longest = if has_to_be {
+            self.limits.max_message_bytes
+        } else if let Some(longest) = wish.held_below.checked_sub(1) {
+            longest
+        } else {
             return Ok(Inflated::Unseen(0));
         };
         let longest = longest.min(wish.limit);
@@ -175,10 +187,10 @@ impl Filter {
                 Err(SessionFailure::protocol(side, ProtocolError::TextNotUtf8))
             }
             Ok(payload) => Ok(Inflated::Whole(payload)),
-            Err(InflateError::TooLong { .. }) if longest < wish.limit => Ok(if can_pass {
-                Inflated::Unseen(longest)
-            } else {
+            Err(InflateError::TooLong { .. }) if longest < wish.limit => Ok(if has_to_be {
                 Inflated::TooLong(longest)
+            } else {
+                Inflated::Unseen(longest)
             }),
             Err(error) => Err(SessionFailure::protocol(side, error.into())),
         }
@@ -282,7 +294,7 @@ enum Inflated<'a> {
     Whole(&'a [u8]),
     /// Nobody has to see it, for all that was made of it.
     Unseen(usize),
-    /// It has to go on inflated and is too long to be held so, for all that was made of it.
+    /// It has to be inflated and is too long for that to be done at once, for all that was made of it.
     TooLong(usize),
 }
 
@@ -311,7 +323,9 @@ fn wish(
         } else {
             below(chain.wanted_below(side, kind))
         },
-        shows_parts: compression.is_compressed(side) && !compression.forwards_compressed(side),
+        // What has to be inflated must be shown to whoever does that.
+        shows_parts: chain.shows_parts(side, kind)
+            || compression.is_compressed(side) && !compression.forwards_compressed(side),
     }
 }
 
