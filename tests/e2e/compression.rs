@@ -160,14 +160,75 @@ async fn plugins_see_messages_inflated_and_what_they_make_is_compressed() {
 }
 
 #[tokio::test]
-async fn what_no_plugin_asked_for_is_not_inflated() {
-    let service = echo(Some(ANSWER)).await;
-    let tidegate = filtered(&service, "both").await;
+async fn what_no_plugin_asked_for_is_neither_inflated_nor_shown() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        let head = accepting(&request).with("Sec-WebSocket-Extensions", ANSWER);
+        connection.send(head.to_wire()).await;
+        while let Some(frame) = connection.next_frame().await {
+            connection.send_frame(frame).await;
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&format!(
+        "{}plugins = [\"a\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[plugins.a]\nmodule = {:?}\n\
+         config = {{ name = \"a\", obey = \"client\", largest = 100 }}",
+        route_to(&service),
+        guest("guest-script")
+    ))
+    .await;
     let mut client = open_compressed(&tidegate).await;
-    // The plugin asked for text only, so nobody sees that this cannot be inflated.
+    let count = async |name: &str, labels: &[(&str, &str)]| {
+        let metrics = tidegate.metrics().await;
+        metrics.find(name, labels).unwrap_or_default()
+    };
+    let counts = async || {
+        let calls = [("plugin", "a"), ("phase", "message")];
+        (
+            count("tidegate_plugin_calls_total", &calls).await,
+            count("tidegate_messages_inflated_total", &[]).await,
+        )
+    };
+    // It asked for text of the client, of at most 100 bytes. Nobody sees that this cannot be inflated.
     let garbage = binary([0xff; 100]).with_rsv(0b100);
-    client.send_frame(garbage.clone()).await;
-    assert_eq!(client.read_frame().await, garbage);
+    let rows = [
+        ("another kind", vec![garbage.clone()], (0.0, 0.0)),
+        ("a control frame", vec![ping("x")], (0.0, 0.0)),
+        // The echo is of the other side.
+        ("what it asked for", vec![compressed("short")], (1.0, 1.0)),
+        ("plain", vec![text("short")], (2.0, 1.0)),
+        ("too long", vec![text("x".repeat(101))], (2.0, 1.0)),
+        // Only inflated is it too long, which has to be found out.
+        (
+            "too long inflated",
+            vec![compressed("x".repeat(101))],
+            (2.0, 2.0),
+        ),
+        // That it is too long shows.
+        (
+            "too long deflated",
+            vec![text([0xff; 1000]).with_rsv(0b100)],
+            (2.0, 2.0),
+        ),
+        (
+            "too long in fragments",
+            vec![
+                text([0xff; 90]).with_rsv(0b100).unfinished(),
+                Frame::continuation([0xff; 200]),
+            ],
+            (2.0, 2.0),
+        ),
+    ];
+    for (what, frames, expected) in rows {
+        // Both, since the first fragment is held until it is known how long the message is.
+        for frame in &frames {
+            client.send_frame(frame.clone()).await;
+        }
+        for frame in frames {
+            assert_eq!(client.read_frame().await, frame, "{what}");
+        }
+        assert_eq!(counts().await, expected, "{what}");
+    }
 }
 
 #[tokio::test]

@@ -108,6 +108,11 @@ impl Metrics {
             }),
         )?;
         out.counter(
+            "messages_inflated",
+            "Compressed WebSocket messages inflated, for plugins or for a side that is not compressed",
+            sum(|worker| worker.messages_inflated.value()),
+        )?;
+        out.counter(
             "upstream_connections_opened",
             "Connections to services opened",
             sum(|worker| worker.upstream_connections_opened.value()),

@@ -227,6 +227,7 @@ pub(crate) struct WorkerMetrics {
     /// Bodies and what tunnels carry, on the client's side.
     pub(crate) bytes: ByDirection<Counter>,
     pub(crate) messages: ByDirection<ByFate<Counter>>,
+    pub(crate) messages_inflated: Counter,
     pub(crate) upstream_connections_opened: Counter,
     pub(crate) upstream_connections_reused: Counter,
     // Locked when an instance or a generation is made, and by a scrape.

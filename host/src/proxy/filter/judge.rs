@@ -10,7 +10,7 @@ use super::parts::Output;
 use super::{Counts, Filter, HIGH_WATER_BYTES, Limits, direction};
 use crate::config::Oversize;
 use crate::plugin::{MessageChain, MessageVerdict, Sent};
-use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater};
+use crate::protocol::deflate::{Codec, Deflater, InflateError, Inflater, longest_compressed};
 use crate::protocol::message::{Event, MessageKind, ProtocolError, Side, Wish};
 use crate::telemetry::Fate;
 
@@ -182,6 +182,12 @@ impl Filter {
             return Ok(Inflated::Unseen(0));
         };
         let longest = longest.min(wish.limit);
+        // As long as it is, what it inflates to is longer than anybody wants.
+        let is_unseen = !has_to_be && longest < wish.limit;
+        if is_unseen && compressed.len() > longest_compressed(longest) {
+            return Ok(Inflated::Unseen(0));
+        }
+        self.ends.worker.metrics.messages_inflated.increment();
         match inflater.inflate(compressed, longest) {
             Ok(text) if kind == MessageKind::Text && std::str::from_utf8(text).is_err() => {
                 Err(SessionFailure::protocol(side, ProtocolError::TextNotUtf8))

@@ -89,6 +89,7 @@ impl Filter {
         let is_shown = self.chain.shows_parts(side, kind);
         let can_stay = self.compression.forwards_compressed(side);
         let how = if part.compressed && (is_shown || !can_stay) {
+            self.ends.worker.metrics.messages_inflated.increment();
             How::Inflated {
                 inflater: PieceInflater::new(),
                 stays_compressed: can_stay && !self.chain.edits_parts(side, kind),
