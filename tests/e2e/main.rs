@@ -46,6 +46,7 @@ mod protocol;
 mod reload;
 mod routes;
 mod stock_plugins;
+mod streams;
 mod swap;
 mod timeouts;
 mod tls;

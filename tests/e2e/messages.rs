@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::oversize::{deflate, open_compressed};
 use crate::harness::{
     Connection, Frame, Service, Tidegate, accepting, binary, close, guest, handshake, ping, pong,
     route_to, text, within,
@@ -125,6 +126,65 @@ async fn messages_pass_the_chain_in_order_and_on_the_way_back_in_reverse() {
         client.send_frame(text(message)).await;
         assert_eq!(client.read_frame().await, text(answer), "{message}");
     }
+}
+
+/// What `wit/host.wit` says of `send`, where others stand on both sides of the plugin that does.
+#[tokio::test]
+async fn in_a_chain_of_three_each_message_passes_those_between_it_and_where_it_goes() {
+    let service = hearing().await;
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"";
+    let tidegate = Tidegate::serving(&scripted(&service, &["a", "b", "c"], "", admin)).await;
+    let mut client = tidegate.websocket("/").await;
+    let rows = [
+        // A replaced message is what the next one sees.
+        ("a/replace:b/replace:c/replace:x", "heard x"),
+        ("c/replace:b/replace:x", "heard b/replace:x"),
+        // Towards the service: those after it, and not itself.
+        ("a/send-service:b/replace:c/replace:x", "heard x"),
+        ("b/send-service:c/replace:x", "heard x"),
+        ("b/send-service:a/replace:x", "heard a/replace:x"),
+        ("b/send-service:b/replace:x", "heard b/replace:x"),
+        ("c/send-service:b/replace:x", "heard b/replace:x"),
+        // Towards the client: those before it, the nearest first.
+        ("c/send-client:b/replace:a/replace:x", "x"),
+        ("c/send-client:a/replace:b/replace:x", "b/replace:x"),
+        ("b/send-client:a/replace:x", "x"),
+        ("b/send-client:c/replace:x", "c/replace:x"),
+        ("a/send-client:b/replace:x", "b/replace:x"),
+        // What is sent may make others send, each by the same rule.
+        (
+            "a/send-service:b/send-service:c/send-client:a/replace:x",
+            "x",
+        ),
+        ("c/send-client:b/send-service:c/replace:x", "heard x"),
+    ];
+    for (message, answer) in rows {
+        client.send_frame(text(message)).await;
+        assert_eq!(client.read_frame().await, text(answer), "{message}");
+    }
+    // What one drops, those after it do not see.
+    let mut seen_by_c = async || {
+        client.send_frame(text("c/count")).await;
+        let count = client.read_frame().await.payload;
+        String::from_utf8(count).unwrap().parse::<u64>().unwrap()
+    };
+    let before = seen_by_c().await;
+    assert_eq!(seen_by_c().await, before + 1);
+    client.send_frame(text("b/drop")).await;
+    client.send_frame(text("c/count")).await;
+    let count = (before + 2).to_string();
+    assert_eq!(client.read_frame().await, text(count));
+    // And where one closes, nobody after it is asked.
+    let calls = async |plugin| {
+        let labels = [("plugin", plugin), ("phase", "message")];
+        let metrics = tidegate.metrics().await;
+        metrics.sum("tidegate_plugin_calls_total", &labels)
+    };
+    let before = (calls("b").await, calls("c").await);
+    client.send_frame(text("b/close:4000:enough")).await;
+    assert_eq!(client.read_frame().await, close(4000, "enough"));
+    assert_eq!(calls("b").await, before.0 + 1.0);
+    assert_eq!(calls("c").await, before.1);
 }
 
 #[tokio::test]
@@ -268,7 +328,6 @@ async fn a_message_cut_anywhere_by_the_network_is_the_same_message() {
     }
 }
 
-/// A header that announces more than it is followed by is enough.
 #[tokio::test]
 async fn a_plugin_knows_the_handshake() {
     let service = Service::start(|mut connection| async move {
@@ -354,6 +413,54 @@ async fn a_message_that_no_plugin_asked_for_costs_no_call() {
                 "{labels:?}"
             );
         }
+    }
+}
+
+/// One read holds thousands of these. The instance counts what it judges, over all sessions, so the
+/// number that one session is told lies within the burst of the other only if that waited its turn.
+#[tokio::test]
+async fn a_burst_of_small_messages_lets_other_sessions_have_their_turn() {
+    const BURST: u64 = 8000;
+    const ATTEMPTS: usize = 30;
+    let service = Service::websocket_echo().await;
+    let limits = "[plugins.a.limits]\ncall_timeout = \"60s\"";
+    let keys = "websocket = { compression = \"client\" }";
+    let mut tidegate = Tidegate::serving(&scripted(&service, &["a"], keys, limits)).await;
+    let plain = text("drop")
+        .encode(Some([1, 2, 3, 4]))
+        .repeat(BURST as usize / 2);
+    // Each of these inflates to 32 KiB.
+    let long = "drop:".to_owned() + &" ".repeat(32 << 10);
+    let deflated = text(deflate(long.as_bytes()))
+        .with_rsv(0b100)
+        .encode(Some([0; 4]));
+    let deflated = deflated.repeat(500);
+    for (what, burst, length) in [("plain", plain, BURST / 2), ("deflated", deflated, 500)] {
+        assert!(burst.len() < 60_000, "it fits one read: {}", burst.len());
+        let total = async |client: &mut Connection| {
+            client.send_frame(text("total")).await;
+            let total = client.read_frame().await.payload;
+            String::from_utf8(total).unwrap().parse::<u64>().unwrap()
+        };
+        let mut is_within = false;
+        for _ in 0..ATTEMPTS {
+            let mut bursting = open_compressed(&tidegate).await;
+            let mut other = tidegate.websocket("/").await;
+            let mut busy = tidegate.websocket("/").await;
+            let before = total(&mut other).await;
+            // While this goes on, both sessions' messages arrive at the proxy.
+            busy.send_frame(text("busy")).await;
+            let is_busy = |line: &str| line.contains("\"message\":\"busy\"").then_some(());
+            tidegate.process.stderr.find("busy", is_busy).await;
+            bursting.send(&burst).await;
+            let now = total(&mut other).await;
+            // The busy message, and what this one is itself.
+            is_within = now > before + 2 && now < before + length;
+            if is_within {
+                break;
+            }
+        }
+        assert!(is_within, "{what}: all at once");
     }
 }
 

@@ -2,6 +2,7 @@
 //! route says, and never held.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::{Compress, Compression, FlushCompress};
 use tokio::sync::Semaphore;
@@ -24,8 +25,10 @@ pub(super) async fn recording() -> (Service, Recorded) {
 /// The same, of a service that answers an offer of extensions.
 pub(super) async fn recording_with(answer: Option<&'static str>) -> (Service, Recorded) {
     let (said, heard) = tokio::sync::mpsc::unbounded_channel();
+    let sessions = Arc::new(AtomicUsize::new(0));
     let service = Service::start(move |mut connection| {
         let said = said.clone();
+        let session = sessions.fetch_add(1, Ordering::SeqCst);
         async move {
             let request = connection.read_head().await;
             let mut head = accepting(&request);
@@ -34,7 +37,7 @@ pub(super) async fn recording_with(answer: Option<&'static str>) -> (Service, Re
             }
             connection.send(head.to_wire()).await;
             while let Some(bytes) = connection.next_bytes().await {
-                said.send(bytes).ok();
+                said.send((session, bytes)).ok();
             }
         }
     })
@@ -42,22 +45,39 @@ pub(super) async fn recording_with(answer: Option<&'static str>) -> (Service, Re
     let recorded = Recorded {
         heard,
         bytes: Vec::new(),
+        session: None,
     };
     (service, recorded)
 }
 
 /// What a service has got and the test has not looked at.
 pub(super) struct Recorded {
-    heard: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
+    heard: tokio::sync::mpsc::UnboundedReceiver<(usize, Vec<u8>)>,
     bytes: Vec<u8>,
+    /// The session whose bytes count. None: all do.
+    session: Option<usize>,
 }
 
 impl Recorded {
+    /// From now on only what the next session brings counts: the first, or that after the last one.
+    pub(super) fn next_session(&mut self) {
+        self.session = Some(self.session.map_or(0, |last| last + 1));
+        self.bytes.clear();
+    }
+
+    async fn read_more(&mut self, what: &str) {
+        let (session, more) = within(what, self.heard.recv())
+            .await
+            .expect("the service listens on");
+        if self.session.is_none_or(|only| only == session) {
+            self.bytes.extend(more);
+        }
+    }
+
     /// Waits until the service has got these bytes next.
     pub(super) async fn expect(&mut self, expected: &[u8], what: &str) {
         while self.bytes.len() < expected.len() {
-            let more = within(what, self.heard.recv()).await;
-            self.bytes.extend(more.expect("the service listens on"));
+            self.read_more(what).await;
         }
         let rest = self.bytes.split_off(expected.len());
         assert!(self.bytes == expected, "{what}: other bytes");
@@ -71,8 +91,7 @@ impl Recorded {
                 assert!(masked, "{frame:?}");
                 return frame;
             }
-            let more = within("frame at the service", self.heard.recv()).await;
-            self.bytes.extend(more.expect("the service listens on"));
+            self.read_more("frame at the service").await;
         }
     }
 

@@ -138,6 +138,97 @@ async fn a_client_that_breaks_the_protocol_is_told_how() {
     }
 }
 
+/// What the offender is told and what the other side is, for the service as the offender.
+#[tokio::test]
+async fn a_service_that_breaks_the_protocol_is_told_how_and_the_client_that_it_was_the_service() {
+    let rows: [(&str, Vec<u8>, u16); 9] = [
+        ("masked", text("a").encode(Some([1, 2, 3, 4])), 1002),
+        ("reserved-bit", text("a").with_rsv(0b010).encode(None), 1002),
+        ("unknown-opcode", Frame::new(5, "a").encode(None), 1002),
+        ("long-ping", ping([0; 126]).encode(None), 1002),
+        (
+            "nothing-to-continue",
+            Frame::continuation("a").encode(None),
+            1002,
+        ),
+        ("half-a-code", Frame::new(8, [3]).encode(None), 1002),
+        ("not-text", text(b"a\xff").encode(None), 1007),
+        (
+            "not-text-at-its-end",
+            [
+                text(b"a\xc3").unfinished().encode(None),
+                Frame::continuation("").encode(None),
+            ]
+            .concat(),
+            1007,
+        ),
+        ("too-long", b"\x82\x7f\0\0\0\0\0\x20\0\0".to_vec(), 1009),
+    ];
+    let wires = rows.clone();
+    let service = Service::start(move |mut connection| {
+        let wires = wires.clone();
+        async move {
+            let request = connection.read_head().await;
+            connection.accept_websocket(&request).await;
+            let wanted = |(what, ..): &&(&str, _, _)| request.target() == format!("/{what}");
+            let (what, wire, code) = wires.iter().find(wanted).unwrap();
+            connection.send_frame(text("before")).await;
+            connection.send(wire).await;
+            let told = connection.read_frame().await;
+            assert_eq!(told.close_code(), Some(*code), "{what}: {told:?}");
+            assert!(
+                told.payload.len() > 2,
+                "{what}: the reason says what it was"
+            );
+            connection.expect_end().await;
+        }
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    for (what, ..) in rows {
+        let mut client = tidegate.websocket(&format!("/{what}")).await;
+        assert_eq!(client.read_frame().await, text("before"), "{what}");
+        assert_eq!(client.read_frame().await, close(1014, ""), "{what}");
+        client.expect_end().await;
+        service.finished().await;
+    }
+}
+
+/// The same, for the client as the offender: its service hears that it went away.
+#[tokio::test]
+async fn a_service_whose_client_breaks_the_protocol_is_told_that_it_is_gone() {
+    let service = Service::start(|mut connection| async move {
+        let request = connection.read_head().await;
+        connection.accept_websocket(&request).await;
+        assert_eq!(connection.read_frame().await, text("before"));
+        assert_eq!(connection.read_frame().await, close(1001, ""));
+        connection.expect_end().await;
+    })
+    .await;
+    let tidegate = Tidegate::serving(&scripted(&service, &["a"], "", "")).await;
+    for (offence, code) in [
+        (text("unmasked").encode(None), 1002),
+        (text(b"\xff").encode(Some([0; 4])), 1007),
+        (b"\x82\xff\0\0\0\0\0\x20\0\0\0\0\0\0".to_vec(), 1009),
+        // Fragments that were held are lost with it.
+        (
+            [
+                text("held").unfinished().encode(Some([0; 4])),
+                text("again").encode(Some([0; 4])),
+            ]
+            .concat(),
+            1002,
+        ),
+    ] {
+        let mut client = tidegate.websocket("/").await;
+        client.send_frame(text("before")).await;
+        client.send(&offence).await;
+        assert_eq!(client.read_frame().await.close_code(), Some(code));
+        client.expect_end().await;
+        service.finished().await;
+    }
+}
+
 #[tokio::test]
 async fn a_character_cut_by_fragments_is_no_error() {
     let service = Service::websocket_echo().await;

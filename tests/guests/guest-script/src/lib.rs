@@ -13,6 +13,8 @@
 //! | `echo-back` | the message is sent back to where it came from and dropped |
 //! | `count` | the sender is told how many messages of the session were seen, this one included; dropped |
 //! | `past` | the sender is told the versions by `name` that the session came to by swaps; dropped |
+//! | `total` | as `count`, of all sessions of the instance |
+//! | `busy` | `busy` is logged, then nothing else happens on the worker for a while; dropped |
 //! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
 //! | anything else | passes |
 //!
@@ -35,7 +37,13 @@ use tidegate_plugin::{
     Verdict, log,
 };
 
-struct Script(Config);
+struct Script {
+    config: Config,
+    seen: u64,
+}
+
+/// What keeps a worker busy for some tenths of a second.
+const BUSY: u64 = 300_000_000;
 
 /// The configuration.
 #[derive(Deserialize)]
@@ -79,13 +87,13 @@ impl Plugin for Script {
     type Config = Config;
 
     fn configure(config: Config) -> Result<Self, Box<dyn Error>> {
-        Ok(Self(config))
+        Ok(Self { config, seen: 0 })
     }
 }
 
 impl OnRequest for Script {
     fn on_request(&mut self, head: &mut RequestHead) -> Verdict {
-        let name = &self.0.name;
+        let name = &self.config.name;
         if head.target() == "/deny" {
             let answer = Answer::new(403).field("x-denied-by", name.as_str());
             return Verdict::Respond(answer.body(format!("denied by {name}")));
@@ -97,7 +105,7 @@ impl OnRequest for Script {
 
 impl OnResponse for Script {
     fn on_response(&mut self, _: &SentRequest, head: &mut ResponseHead) -> Verdict {
-        head.add("x-script", &self.0.name)
+        head.add("x-script", &self.config.name)
             .expect("a field that may be set");
         Verdict::Continue
     }
@@ -105,14 +113,14 @@ impl OnResponse for Script {
 
 impl Script {
     fn subscription(&self) -> Option<Subscription> {
-        let subscription = match self.0.obey {
+        let subscription = match self.config.obey {
             Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
             Obey::Service => Subscription::only(Side::Service, Kinds::TEXT),
             Obey::Both => Subscription::both(Kinds::TEXT),
             Obey::Nobody => return None,
         };
         Some(Subscription {
-            largest: self.0.largest,
+            largest: self.config.largest,
             ..subscription
         })
     }
@@ -126,7 +134,7 @@ impl Messages for Script {
         handshake: &Handshake,
         out: &mut Outgoing,
     ) -> Option<(Session, Subscription)> {
-        if let Some(hello) = &self.0.hello {
+        if let Some(hello) = &self.config.hello {
             out.send_text(Side::Client, hello);
         }
         Some((
@@ -146,11 +154,12 @@ impl Messages for Script {
         out: &mut Outgoing,
     ) -> MessageVerdict {
         session.seen += 1;
+        self.seen += 1;
         let Some(text) = message.text() else {
             return MessageVerdict::Pass;
         };
         let text = match text.split_once('/') {
-            Some((name, order)) if name == self.0.name => order,
+            Some((name, order)) if name == self.config.name => order,
             _ => text,
         };
         let (order, argument) = text.split_once(':').unwrap_or((text, ""));
@@ -172,6 +181,13 @@ impl Messages for Script {
             "echo-back" => out.send_text(message.origin, text),
             "count" => out.send_text(message.origin, &session.seen.to_string()),
             "past" => out.send_text(message.origin, &session.past.join(",")),
+            "total" => out.send_text(message.origin, &self.seen.to_string()),
+            "busy" => {
+                log::info!("busy");
+                for n in 0..BUSY {
+                    std::hint::black_box(n);
+                }
+            }
             "facts" => out.send_text(message.origin, &session.facts),
             _ => return MessageVerdict::Pass,
         }
@@ -190,12 +206,12 @@ impl Messages for Script {
 
 impl Handover for Script {
     fn adopt(&mut self, mut session: Session) -> Result<Session, Box<dyn Error>> {
-        match self.0.refuse {
+        match self.config.refuse {
             None => {}
             Some(Refuse::Error) => return Err("refused, as configured".into()),
             Some(Refuse::Panic) => panic!("refused, as configured"),
         }
-        session.past.push(self.0.name.clone());
+        session.past.push(self.config.name.clone());
         Ok(session)
     }
 
