@@ -17,7 +17,7 @@ use crate::config::{
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
 use crate::telemetry::{AccessLogFile, AccessLogFiles, EndpointStatus, Target};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Endpoint, Known, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
 pub(crate) struct Generation {
@@ -27,11 +27,12 @@ pub(crate) struct Generation {
     pub(crate) timeouts: config::ClientTimeouts,
     pub(crate) http2: config::Http2,
     /// In the order of the configuration.
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Arc<[Listener]>,
     pub(crate) sites: Vec<Site>,
     pub(crate) maps: Vec<config::Map>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) plugins: Vec<Arc<Plugin>>,
+    logs: Logs,
     /// How often workers look for what has timed out: fine enough for the shortest timeout.
     pub(crate) sweep_interval: Duration,
 }
@@ -151,17 +152,19 @@ impl Built {
 
 impl Generation {
     /// Builds a generation: reads certificates, loads and configures plugins. Blocks for as long as
-    /// compiling takes. Returns everything that is wrong, not only the first.
+    /// compiling takes. Returns everything that is wrong, not only the first. `known` has the addresses of
+    /// all names in `config`.
     pub(crate) fn build(
         config: &Config,
         engine: &Engine,
         files: &AccessLogFiles,
+        known: &Known,
         previous: Option<&Self>,
     ) -> Result<Built, Vec<Error>> {
         let mut errors = Vec::new();
         let logs = logs(config, files, &mut errors);
         let listeners = listeners(config, &mut errors);
-        let upstreams = upstreams(config, previous, &mut errors);
+        let upstreams = upstreams(config, known, previous, &mut errors);
         let (plugins, swaps) = plugins(config, engine, previous, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
@@ -176,11 +179,12 @@ impl Generation {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             http2: config.http2.clone(),
-            listeners,
+            listeners: listeners.into(),
             sites,
             maps: config.maps.clone(),
             upstreams,
             plugins,
+            logs,
             sweep_interval: sweep_interval(config),
         };
         Ok(Built { generation, swaps })
@@ -188,6 +192,38 @@ impl Generation {
 }
 
 impl Generation {
+    /// Returns the same generation, but for the addresses of names. All else is shared with this one.
+    /// `config` is what this one was built from.
+    pub(crate) fn moved(&self, config: &Config, known: &Known) -> Self {
+        let upstreams: Vec<_> = config
+            .upstreams
+            .iter()
+            .zip(&self.upstreams)
+            .map(|(settings, upstream)| {
+                let moved = upstream.moved(settings, known);
+                moved.map_or_else(|| upstream.clone(), Arc::new)
+            })
+            .collect();
+        let sites = config
+            .sites
+            .iter()
+            .map(|site| Site::new(site, &self.maps, &upstreams, &self.plugins, &self.logs))
+            .collect();
+        Self {
+            number: self.number + 1,
+            limits: self.limits.clone(),
+            timeouts: self.timeouts.clone(),
+            http2: self.http2.clone(),
+            listeners: self.listeners.clone(),
+            sites,
+            maps: self.maps.clone(),
+            upstreams,
+            plugins: self.plugins.clone(),
+            logs: self.logs.clone(),
+            sweep_interval: self.sweep_interval,
+        }
+    }
+
     /// Returns what a scrape tells of the endpoints.
     pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
         let upstreams = self.upstreams.iter();
@@ -302,10 +338,10 @@ fn own_location(upstream: &Upstream, path: Option<&str>, pattern: &Pattern) -> (
 }
 
 /// Open access logs by what they are called in the configuration.
-type Logs = Vec<(LogTarget, Arc<AccessLogFile>)>;
+type Logs = Arc<[(LogTarget, Arc<AccessLogFile>)]>;
 
 fn logs(config: &Config, files: &AccessLogFiles, errors: &mut Vec<Error>) -> Logs {
-    let mut logs = Logs::new();
+    let mut logs = Vec::new();
     let routes = config.sites.iter().flat_map(|site| {
         let routes = site.routes.iter().map(|route| &route.settings);
         routes.chain([&site.settings])
@@ -327,7 +363,7 @@ fn logs(config: &Config, files: &AccessLogFiles, errors: &mut Vec<Error>) -> Log
             }),
         }
     }
-    logs
+    logs.into()
 }
 
 fn view(endpoint: &Endpoint) -> EndpointView {
@@ -376,6 +412,7 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
 
 fn upstreams(
     config: &Config,
+    known: &Known,
     previous: Option<&Generation>,
     errors: &mut Vec<Error>,
 ) -> Vec<Arc<Upstream>> {
@@ -387,7 +424,7 @@ fn upstreams(
                 .iter()
                 .find(|upstream| upstream.serves(settings))
         });
-        match Upstream::new(settings, old.map(Arc::as_ref)) {
+        match Upstream::new(settings, known, old.map(Arc::as_ref)) {
             Ok(upstream) => upstreams.push(Arc::new(upstream)),
             Err(source) => {
                 errors.push(Error::Upstream {

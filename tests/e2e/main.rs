@@ -44,6 +44,7 @@ mod oversize;
 mod plugins;
 mod protocol;
 mod reload;
+mod resolver;
 mod routes;
 mod stock_plugins;
 mod streams;

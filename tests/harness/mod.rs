@@ -4,6 +4,7 @@
 //! Whatever a test waits for has a deadline, and nothing here sleeps to let something happen.
 
 mod connection;
+mod dns;
 mod files;
 mod foreign;
 mod frame;
@@ -20,6 +21,7 @@ mod tls;
 use std::time::Duration;
 
 pub(crate) use connection::Connection;
+pub(crate) use dns::NameServer;
 pub(crate) use files::Folder;
 pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};

@@ -55,6 +55,13 @@ impl Service {
         Self::start(move |connection| answering(connection, body)).await
     }
 
+    /// As [`Service::answering`], at an address that may be taken; then nothing.
+    pub(crate) async fn answering_at(address: SocketAddr, body: &'static str) -> Option<Self> {
+        let listener = TcpListener::bind(address).await.ok()?;
+        let script = move |connection| answering(connection, body);
+        Some(Self::accept(listener, None, script))
+    }
+
     /// Sends every WebSocket message back, frame by frame.
     pub(crate) async fn websocket_echo() -> Self {
         Self::start(websocket_echo).await

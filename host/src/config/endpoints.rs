@@ -1,16 +1,16 @@
 //! Endpoints as they are written: `endpoints` of `[upstreams.NAME]`.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::reader::{Table, Value, reason};
-use super::{Balance, Endpoint};
+use super::reader::{Table, Value};
+use super::{Balance, Endpoint, Host, HostName};
 
 const ENDPOINT: &str = "host:port such as \"127.0.0.1:9001\" or \"localhost:9001\"";
 
 pub(super) const DEFAULT_ENDPOINT: Endpoint = Endpoint {
-    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    host: Host::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+    port: 0,
     written: String::new(),
     weight: 1,
     max_fails: 1,
@@ -26,6 +26,7 @@ pub(super) fn read<'r>(
     value: &Value<'r>,
     balance: &Balance,
     hosts: &mut Vec<&'r str>,
+    names: &mut Vec<HostName>,
 ) -> Vec<Endpoint> {
     let items = value.list("a list such as [\"127.0.0.1:9001\"]");
     if items.is_empty() && value.is_list() {
@@ -50,21 +51,26 @@ pub(super) fn read<'r>(
             continue;
         };
         hosts.push(host);
-        for address in resolve(&at, host, port) {
-            match endpoints.iter().find(|(_, other)| other.address == address) {
-                Some((other, _)) => at.problem(format_args!(
-                    "{address} is already {other}; `weight` gives an endpoint a larger share"
-                )),
-                None => endpoints.push((
-                    item.key().to_owned(),
-                    Endpoint {
-                        address,
-                        written: at.as_str().unwrap_or_default().to_owned(),
-                        ..endpoint.clone()
-                    },
-                )),
-            }
+        let (host, written) = (
+            self::host(&at, host, names),
+            at.as_str().unwrap_or_default(),
+        );
+        let twin = endpoints
+            .iter()
+            .find(|(_, other)| other.host == host && other.port == port);
+        if let Some((twin, _)) = twin {
+            at.problem(format_args!(
+                "{written} is already {twin}; `weight` gives an endpoint a larger share"
+            ));
+            continue;
         }
+        let endpoint = Endpoint {
+            host,
+            port,
+            written: written.to_owned(),
+            ..endpoint
+        };
+        endpoints.push((item.key().to_owned(), endpoint));
     }
     if only_backups {
         value.problem("expected at least one endpoint that is no backup, found only backups");
@@ -185,16 +191,18 @@ pub(super) fn is_host(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
-pub(super) fn resolve(value: &Value<'_>, host: &str, port: u16) -> Vec<SocketAddr> {
-    let resolved = (host, port).to_socket_addrs().and_then(|addresses| {
-        let addresses: Vec<_> = addresses.collect();
-        if addresses.is_empty() {
-            return Err(io::Error::other("it has no address"));
-        }
-        Ok(addresses)
+/// Reads a host. A name is noted, since its addresses are not known yet.
+pub(super) fn host(value: &Value<'_>, text: &str, names: &mut Vec<HostName>) -> Host {
+    if let Ok(address) = text.parse() {
+        return Host::Address(address);
+    }
+    let name = text.to_ascii_lowercase();
+    names.push(HostName {
+        name: name.clone(),
+        problem: value.possible_problem(format_args!(
+            "host not found in upstream: expected a name that can be resolved, found {}",
+            value.found()
+        )),
     });
-    resolved.unwrap_or_else(|error| {
-        value.expected_because("a host that can be resolved", reason(&error));
-        Vec::new()
-    })
+    Host::Name(name)
 }

@@ -16,7 +16,9 @@ use super::settings::Inherited;
 use super::sites::Parts;
 use super::upstreams::Upstreams;
 use super::variables::Names;
-use super::{Admin, ClientTimeouts, Config, Http2, Limits, Listener, Loaded, maps, sites};
+use super::{
+    Admin, ClientTimeouts, Config, Http2, Limits, Listener, Loaded, Resolver, maps, sites,
+};
 
 /// Why no smaller value: it is the least that hyper's buffer can be.
 const LEAST_HEADER_BYTES: u64 = 8 << 10;
@@ -72,6 +74,7 @@ fn config(t: &Table<'_>) -> Config {
         maps: &map_names,
         groups: None,
     };
+    let resolver = t.section("resolver", resolver);
     let formats = Formats::read(t, names);
     let access_log = t.get("access_log");
     if let Some(several) = access_log.as_ref().filter(|value| value.is_list()) {
@@ -92,19 +95,22 @@ fn config(t: &Table<'_>) -> Config {
     let Parts {
         upstreams, plugins, ..
     } = parts;
+    let (upstreams, host_names) = upstreams.finish();
     Config {
         workers,
         admin,
         access_logs,
         limits,
         timeouts,
+        resolver,
         maps,
         http2,
         listeners: written_listeners
             .into_iter()
             .map(|(_, listener)| listener)
             .collect(),
-        upstreams: upstreams.finish(),
+        upstreams,
+        host_names,
         plugins: plugins.finish(),
         sites,
     }
@@ -166,6 +172,31 @@ fn timeouts(t: &Table<'_>) -> ClientTimeouts {
         send: t.duration("send", Duration::from_secs(60)),
         drain: t.duration_or_zero("drain", Duration::from_secs(30)),
     }
+}
+
+fn resolver(t: &Table<'_>) -> Resolver {
+    const SERVER: &str = "the IP address of a name server such as \"127.0.0.1:53\"";
+    let servers = t.get("servers").map(|value| {
+        let server = |text: &str| {
+            let bare = |text: &str| Some(SocketAddr::new(text.parse().ok()?, 53));
+            text.parse().ok().or_else(|| bare(text))
+        };
+        let items = value.list("a list such as [\"127.0.0.1:53\"]");
+        let servers = items.iter().filter_map(|item| item.parse(SERVER, server));
+        servers.collect()
+    });
+    let resolver = Resolver {
+        servers: servers.unwrap_or_default(),
+        min_ttl: t.duration("min_ttl", Duration::from_secs(5)),
+        max_ttl: t.duration("max_ttl", Duration::from_secs(3600)),
+        timeout: t.duration("timeout", Duration::from_secs(5)),
+    };
+    if resolver.max_ttl < resolver.min_ttl
+        && let Some(value) = t.get("max_ttl").or_else(|| t.get("min_ttl"))
+    {
+        value.expected("`max_ttl` to be at least `min_ttl`");
+    }
+    resolver
 }
 
 /// Reads the listeners, each with its place so that later checks can point at it.

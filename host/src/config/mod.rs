@@ -30,7 +30,7 @@ mod upstreams;
 mod variables;
 mod websocket;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,11 +72,14 @@ pub(crate) struct Config {
     pub(crate) access_logs: Vec<AccessLog>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: ClientTimeouts,
+    pub(crate) resolver: Resolver,
     pub(crate) maps: Vec<Map>,
     pub(crate) http2: Http2,
     /// At least one.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) upstreams: Vec<Upstream>,
+    /// The names among the hosts of the endpoints.
+    pub(crate) host_names: Vec<HostName>,
     /// Each plugin and variant that a route uses, and those that no route names.
     pub(crate) plugins: Vec<Plugin>,
     /// In the order of the file. At least one.
@@ -228,10 +231,40 @@ pub(crate) enum CheckKind {
     WebSocket { path: PathAndQuery },
 }
 
-/// One address of an upstream. A name in the file that resolves to several makes several of these.
+/// Where the addresses of names are found, beside the hosts file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resolver {
+    /// Default: none, which means those of the system.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// Addresses are kept for at least so long, whatever DNS says of them. Default 5 s.
+    pub(crate) min_ttl: Duration,
+    /// And for at most so long. Default 1 h.
+    pub(crate) max_ttl: Duration,
+    /// For one question to one server. Default 5 s.
+    pub(crate) timeout: Duration,
+}
+
+/// A name that has to be resolved, where it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostName {
+    pub(crate) name: String,
+    /// What is wrong if it cannot be, but for the reason.
+    problem: Problem,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Host {
+    Address(IpAddr),
+    /// Lower case; one of [`Config::host_names`].
+    Name(String),
+}
+
+/// An endpoint as written: one for each address that its host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
     /// Host and port as written, from which the points of a hash ring are made.
     pub(crate) written: String,
     /// At least 1. Default 1.
@@ -482,6 +515,15 @@ impl Config {
     /// text begin in its folder.
     pub(crate) fn parse(text: &str, name: &Path) -> Result<Loaded, Error> {
         file::parse(text, name)
+    }
+}
+
+impl HostName {
+    /// Returns the problem that the name cannot be resolved.
+    pub(crate) fn unresolved(&self, why: impl std::fmt::Display) -> Problem {
+        let mut problem = self.problem.clone();
+        problem.text += &format!("; {why}");
+        problem
     }
 }
 

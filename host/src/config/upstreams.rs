@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::endpoints::{self, DEFAULT_ENDPOINT, bare_host, is_host};
 use super::reader::{Table, Value};
 use super::variables::Names;
-use super::{Balance, Endpoint, Target, Upstream, UpstreamTls, balance, health, nearest};
+use super::{Balance, Endpoint, HostName, Target, Upstream, UpstreamTls, balance, health, nearest};
 
 const URL: &str = "a URL such as \"http://localhost:9010\"";
 
 /// All upstreams of a file, growing as routes are read.
 pub(super) struct Upstreams<'r> {
     upstreams: Vec<Upstream>,
+    host_names: Vec<HostName>,
     /// Of the first `named.len()` upstreams: where each stands and whether a route uses it.
     named: Vec<(Value<'r>, bool)>,
 }
@@ -23,9 +24,13 @@ impl<'r> Upstreams<'r> {
         let named = named
             .map(|value| value.entries("tables [upstreams.NAME]"))
             .unwrap_or_default();
-        let upstreams = named.iter().map(|value| upstream(value, names)).collect();
+        let mut host_names = Vec::new();
+        let upstreams = named
+            .iter()
+            .map(|value| upstream(value, names, &mut host_names));
         Self {
-            upstreams,
+            upstreams: upstreams.collect(),
+            host_names,
             named: named.into_iter().map(|value| (value, false)).collect(),
         }
     }
@@ -80,17 +85,15 @@ impl<'r> Upstreams<'r> {
         if let Some(made) = made {
             return Some(self.named.len() + made);
         }
-        let endpoints = endpoints::resolve(value, &url.host, url.port)
-            .into_iter()
-            .map(|address| Endpoint {
-                address,
-                written: format!("{}:{}", url.host, url.port),
-                ..DEFAULT_ENDPOINT
-            })
-            .collect();
+        let endpoint = Endpoint {
+            host: endpoints::host(value, &url.host, &mut self.host_names),
+            port: url.port,
+            written: format!("{}:{}", url.host, url.port),
+            ..DEFAULT_ENDPOINT
+        };
         self.upstreams.push(Upstream {
             name: url.name,
-            endpoints,
+            endpoints: vec![endpoint],
             balance: Balance::RoundRobin,
             sticky: None,
             health: None,
@@ -105,19 +108,19 @@ impl<'r> Upstreams<'r> {
         Some(self.upstreams.len() - 1)
     }
 
-    /// All upstreams, once all routes are read.
-    pub(super) fn finish(self) -> Vec<Upstream> {
+    /// All upstreams and the names of their hosts, once all routes are read.
+    pub(super) fn finish(self) -> (Vec<Upstream>, Vec<HostName>) {
         for (upstream, _) in self.named.iter().filter(|(_, used)| !used) {
             upstream.warn("no route uses this upstream");
         }
-        self.upstreams
+        (self.upstreams, self.host_names)
     }
 }
 
 const DEFAULT_KEEP_ALIVE: usize = 32;
 const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn upstream(value: &Value<'_>, names: &Names<'_>) -> Upstream {
+fn upstream(value: &Value<'_>, names: &Names<'_>, host_names: &mut Vec<HostName>) -> Upstream {
     check_name(value);
     let mut upstream = Upstream {
         name: value.name().to_owned(),
@@ -136,7 +139,7 @@ fn upstream(value: &Value<'_>, names: &Names<'_>) -> Upstream {
         upstream.balance = balance.unwrap_or(Balance::RoundRobin);
         let mut hosts = Vec::new();
         if let Some(value) = t.require("endpoints", "a list such as [\"127.0.0.1:9001\"]") {
-            upstream.endpoints = endpoints::read(&value, &upstream.balance, &mut hosts);
+            upstream.endpoints = endpoints::read(&value, &upstream.balance, &mut hosts, host_names);
         }
         upstream.sticky = t.get("sticky").and_then(|value| balance::sticky(&value));
         upstream.health = t.get("health").and_then(|value| health::read(&value));

@@ -379,7 +379,7 @@ mod tests {
             let text = config(listen(), admin, blue, green);
             let config = Config::parse(&text, Path::new("demo.toml")).unwrap().config;
             assert_eq!(config.listeners[0].bind, listen());
-            assert_eq!(config.upstreams[0].endpoints[1].address, green);
+            assert_eq!(config.upstreams[0].endpoints[1].written, green.to_string());
             assert_eq!(config.admin.map(|admin| admin.listen), admin);
             let plugins = config.sites[0]
                 .routes

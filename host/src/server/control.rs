@@ -113,6 +113,7 @@ pub(super) async fn run(
                 .pop_front()
                 .map(|request| Work::begin(&reloader, request));
         }
+        let is_idle = work.is_none();
         let done = async {
             match &mut work {
                 Some(work) => work.done().await,
@@ -133,6 +134,8 @@ pub(super) async fn run(
                 want_reload(&mut queue);
             }
             Some(request) = requests.recv() => queue.push_back(request),
+            // While a generation is in the making, it would be made without this.
+            () = reloader.follow_names(), if is_idle => checks.renew(),
             done = done => {
                 work = None;
                 done.finish(&mut reloader);

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use crate::config::{self, Config, Loaded, Problem};
@@ -28,6 +29,7 @@ use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin;
 use crate::telemetry::{AccessLogFiles, Metrics};
+use crate::upstream::{self, Known, Names};
 use control::{Control, Signals};
 use reload::Reloader;
 use watch::ModuleWatch;
@@ -62,6 +64,7 @@ pub(crate) enum Error {
         name: PathBuf,
         key: &'static str,
     },
+    Names(upstream::NamesError),
     Start(io::Error),
 }
 
@@ -76,19 +79,17 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     let config = loaded.config;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = Arc::new(AccessLogFiles::default());
-    let built =
-        Generation::build(&config, &engine, &logs, None).map_err(|errors| Error::Generation {
-            name: source.name().to_owned(),
-            errors,
-        })?;
+    let runtime = runtime()?;
+    let (names, known) = runtime.block_on(resolve(&config, &Known::default()))?;
+    let built = Generation::build(&config, &engine, &logs, &known, None);
+    let built = built.map_err(|errors| Error::Generation {
+        name: source.name().to_owned(),
+        errors,
+    })?;
     let (generation, _) = built.commit();
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
     let (addresses, sockets) = bind(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Start)?;
     runtime.block_on(async {
         let admin = match &config.admin {
             None => None,
@@ -99,6 +100,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
             config,
             engine,
             logs.clone(),
+            (names, known),
             generation,
             metrics.clone(),
         );
@@ -140,12 +142,29 @@ pub(crate) fn load(file: &Path) -> Result<(Loaded, Generation), Error> {
     let loaded = Config::load(file).map_err(Error::Config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = AccessLogFiles::for_trial();
-    let built = Generation::build(&loaded.config, &engine, &logs, None);
+    let (_, known) = runtime()?.block_on(resolve(&loaded.config, &Known::default()))?;
+    let built = Generation::build(&loaded.config, &engine, &logs, &known, None);
     let built = built.map_err(|errors| Error::Generation {
         name: file.to_owned(),
         errors,
     })?;
     Ok((loaded, built.commit().0))
+}
+
+/// The runtime of the control thread.
+fn runtime() -> Result<Runtime, Error> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().map_err(Error::Start)
+}
+
+/// Finds the addresses of the names in a configuration. One that cannot be found now stays where `before`
+/// has it.
+async fn resolve(config: &Config, before: &Known) -> Result<(Names, Known), Error> {
+    let names = Names::new(&config.resolver).map_err(Error::Names)?;
+    match names.resolve(&config.host_names, before).await {
+        Ok(known) => Ok((names, known)),
+        Err(problems) => Err(Error::Config(config::Error::Invalid(problems))),
+    }
 }
 
 /// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.
@@ -239,6 +258,7 @@ impl fmt::Display for Error {
                     name.display()
                 )
             }
+            Self::Names(error) => write!(f, "{error}{}", Causes(error.source())),
             Self::Start(error) => write!(f, "cannot start: {error}"),
         }
     }

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::swap::{self, Preparation, Swap};
-use super::{Error, Source};
+use super::{Error, Source, resolve};
 use crate::config::{Config, Module};
 use crate::generation::{self, Generation};
 use crate::plugin::Engine;
 use crate::telemetry::{AccessLogFiles, Metrics, ReloadResult};
+use crate::upstream::{Known, Names};
 
 /// Builds generations from one source.
 pub(super) struct Reloader {
@@ -21,6 +23,8 @@ pub(super) struct Reloader {
     config: Config,
     engine: Engine,
     logs: Arc<AccessLogFiles>,
+    names: Names,
+    known: Known,
     in_force: Arc<ArcSwap<Generation>>,
     metrics: Arc<Metrics>,
 }
@@ -31,6 +35,7 @@ impl Reloader {
         config: Config,
         engine: Engine,
         logs: Arc<AccessLogFiles>,
+        (names, known): (Names, Known),
         generation: Generation,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -40,6 +45,8 @@ impl Reloader {
             config,
             engine,
             logs,
+            names,
+            known,
             in_force,
             metrics,
         }
@@ -69,8 +76,10 @@ impl Reloader {
         let (source, engine) = (self.source.clone(), self.engine.clone());
         let logs = self.logs.clone();
         let (running, previous) = (self.config.clone(), self.in_force.load_full());
+        let known = self.known.clone();
         Build(tokio::task::spawn_blocking(move || {
-            build(&source, &running, &engine, &logs, &previous).map_err(|error| error.to_string())
+            build(&source, &running, &engine, &logs, &known, &previous)
+                .map_err(|error| error.to_string())
         }))
     }
 
@@ -79,17 +88,37 @@ impl Reloader {
         Preparation::start(self.in_force.load_full(), self.engine.clone(), swap)
     }
 
+    /// Waits until names have other addresses, and puts a generation in force whose endpoints are there.
+    /// Cancel safe.
+    pub(super) async fn follow_names(&mut self) {
+        loop {
+            let refreshed = self.names.refresh(&mut self.known).await;
+            self.metrics.resolved(refreshed.answered, refreshed.failed);
+            if refreshed.moved {
+                break;
+            }
+        }
+        let generation = self.in_force.load().moved(&self.config, &self.known);
+        info!(generation = generation.number, "endpoints have moved");
+        self.put_in_force(generation);
+    }
+
+    fn put_in_force(&self, generation: Generation) {
+        let number = generation.number;
+        self.in_force.store(Arc::new(generation));
+        self.metrics.set_generation(number);
+    }
+
     /// Puts a generation in force for new sessions; those that are open keep the one they began with.
     /// If it could not be built, the one in force stays.
     pub(super) fn finish(&mut self, built: Built) -> Result<u64, String> {
         match built {
-            Ok((config, built)) => {
-                let (generation, swapped) = built.commit();
+            Ok(next) => {
+                let (generation, swapped) = next.built.commit();
                 swapped.iter().for_each(swap::end_grace_later);
                 let number = generation.number;
-                self.in_force.store(Arc::new(generation));
-                self.config = config;
-                self.metrics.set_generation(number);
+                self.put_in_force(generation);
+                (self.config, self.names, self.known) = (next.config, next.names, next.known);
                 self.metrics.reloaded(ReloadResult::Success);
                 info!(generation = number, "reloaded");
                 Ok(number)
@@ -106,8 +135,16 @@ impl Reloader {
 /// A generation in the making.
 pub(super) struct Build(JoinHandle<Built>);
 
-/// The next generation and what it was built from, or why there is none.
-pub(super) type Built = Result<(Config, generation::Built), String>;
+/// What a build comes to: the next generation, or why there is none.
+pub(super) type Built = Result<Next, String>;
+
+/// The next generation, and what it was built from.
+pub(super) struct Next {
+    config: Config,
+    names: Names,
+    known: Known,
+    built: generation::Built,
+}
 
 impl Build {
     /// Waits for it. Cancel safe.
@@ -123,8 +160,9 @@ fn build(
     running: &Config,
     engine: &Engine,
     logs: &AccessLogFiles,
+    known: &Known,
     previous: &Generation,
-) -> Result<(Config, generation::Built), Error> {
+) -> Result<Next, Error> {
     let loaded = source.load().map_err(Error::Config)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -136,13 +174,18 @@ fn build(
             key,
         });
     }
-    let built = Generation::build(&config, engine, logs, Some(previous)).map_err(|errors| {
-        Error::Generation {
-            name: source.name().to_owned(),
-            errors,
-        }
+    let (names, known) = Handle::current().block_on(resolve(&config, known))?;
+    let built = Generation::build(&config, engine, logs, &known, Some(previous));
+    let built = built.map_err(|errors| Error::Generation {
+        name: source.name().to_owned(),
+        errors,
     })?;
-    Ok((config, built))
+    Ok(Next {
+        config,
+        names,
+        known,
+        built,
+    })
 }
 
 /// Returns the first key that differs and is only read at the start.

@@ -210,6 +210,14 @@ impl Metrics {
                 ([(ReloadResult::NAME, result.value())], count)
             }),
         )?;
+        out.counters(
+            "resolver_lookups",
+            "Names of endpoints asked for again, by result",
+            self.lookups
+                .iter()
+                .zip(["success", "failure"])
+                .map(|(lookups, result)| ([("result", result)], lookups.load(Ordering::Relaxed))),
+        )?;
         out.gauge(
             "generation",
             "Number of the configuration in force",

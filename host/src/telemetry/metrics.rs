@@ -363,6 +363,8 @@ pub(crate) struct Metrics {
     // These are written by the control thread.
     pub(super) reloads: By<ReloadResult, AtomicU64, 2>,
     pub(super) generation: AtomicU64,
+    /// Names asked for again: found, and not found.
+    pub(super) lookups: [AtomicU64; 2],
     pub(super) in_force: InForce,
 }
 
@@ -389,6 +391,7 @@ impl Metrics {
             workers: (0..workers).map(|_| Arc::default()).collect(),
             reloads: By::default(),
             generation: AtomicU64::new(0),
+            lookups: Default::default(),
             in_force: InForce::default(),
         })
     }
@@ -408,6 +411,12 @@ impl Metrics {
         ask: impl Fn() -> Vec<EndpointStatus> + Send + Sync + 'static,
     ) {
         self.in_force.0.get_or_init(|| Box::new(ask));
+    }
+
+    /// Counts names that were asked for again.
+    pub(crate) fn resolved(&self, found: u64, failed: u64) {
+        self.lookups[0].fetch_add(found, Ordering::Relaxed);
+        self.lookups[1].fetch_add(failed, Ordering::Relaxed);
     }
 
     /// Says which generation is in force.

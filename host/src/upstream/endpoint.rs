@@ -42,18 +42,22 @@ pub(crate) struct Open(Arc<EndpointState>);
 impl Endpoint {
     /// Makes an endpoint. What `previous`, the same upstream as it was before, knows of the address is
     /// kept; an address that is new to it starts slowly, if it is to.
-    pub(super) fn new(settings: &config::Endpoint, previous: Option<&Upstream>) -> Self {
+    pub(super) fn new(
+        settings: &config::Endpoint,
+        address: SocketAddr,
+        previous: Option<&Upstream>,
+    ) -> Self {
         let state = match previous {
             None => EndpointState::new(),
-            Some(old) => old.state(settings.address).unwrap_or_else(|| {
+            Some(old) => old.state(address).unwrap_or_else(|| {
                 let state = EndpointState::new();
                 state.health.rises(health::now());
                 state
             }),
         };
         Self {
-            address: settings.address,
-            name: settings.address.to_string().into(),
+            address,
+            name: address.to_string().into(),
             written: settings.written.clone(),
             weight: settings.weight,
             backup: settings.backup,

@@ -9,6 +9,7 @@ mod connect;
 mod endpoint;
 mod hash;
 mod health;
+mod names;
 mod pick;
 mod pool;
 mod sticky;
@@ -16,9 +17,10 @@ mod sticky;
 mod tests;
 mod turns;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -32,6 +34,7 @@ pub(crate) use body::{BodyProblem, BodyProgress, RequestBody};
 pub(crate) use connect::{Sending, http1};
 pub(crate) use endpoint::{Endpoint, EndpointState, Open};
 pub(crate) use hash::Key;
+pub(crate) use names::{Error as NamesError, Known, Names};
 pub(crate) use pick::{Balancer, Search};
 pub(crate) use pool::{Pools, Sender};
 pub(crate) use sticky::Sticky;
@@ -79,6 +82,8 @@ pub(crate) struct Upstream {
     pub(crate) host: Option<HeaderValue>,
     /// In the order of the configuration.
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Endpoints that were here before and still have something open.
+    former: Vec<(SocketAddr, Weak<EndpointState>)>,
     pub(crate) balance: Balance,
     pub(crate) sticky: Option<Sticky>,
     pub(crate) health: Option<config::HealthCheck>,
@@ -91,6 +96,7 @@ pub(crate) struct Upstream {
 }
 
 /// TLS towards an upstream.
+#[derive(Clone)]
 pub(crate) struct Tls {
     pub(crate) config: Arc<ClientConfig>,
     pub(crate) server_name: ServerName<'static>,
@@ -114,26 +120,13 @@ impl Upstream {
         self.name == settings.name && tls == settings.tls.as_ref()
     }
 
-    /// Makes an upstream. What `previous`, which [`serves`](Self::serves) the same in the generation
-    /// before, knows of its endpoints is kept.
+    /// Makes an upstream, with an endpoint for each address of its hosts. What `previous`, which
+    /// [`serves`](Self::serves) the same in the generation before, knows of its endpoints is kept.
     pub(crate) fn new(
         settings: &config::Upstream,
+        known: &Known,
         previous: Option<&Self>,
     ) -> Result<Self, crate::certificates::Error> {
-        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let endpoints: Vec<_> = settings
-            .endpoints
-            .iter()
-            .map(|endpoint| Endpoint::new(endpoint, previous))
-            .collect();
-        let same = previous.filter(|old| {
-            old.endpoints.len() == endpoints.len()
-                && old
-                    .endpoints
-                    .iter()
-                    .zip(&endpoints)
-                    .all(|(a, b)| a.is_same(b))
-        });
         let tls = match &settings.tls {
             None => None,
             Some(tls) => {
@@ -145,10 +138,40 @@ impl Upstream {
                 })
             }
         };
-        Ok(Self {
+        Ok(Self::assemble(settings, known, previous, tls))
+    }
+
+    /// Returns the same upstream with the addresses that its hosts have now. None: they are the same.
+    pub(crate) fn moved(&self, settings: &config::Upstream, known: &Known) -> Option<Self> {
+        let now = addresses(settings, known).map(|(_, address)| address);
+        let before = self.endpoints.iter().map(|endpoint| endpoint.address);
+        let moved = !now.eq(before);
+        moved.then(|| Self::assemble(settings, known, Some(self), self.tls.clone()))
+    }
+
+    fn assemble(
+        settings: &config::Upstream,
+        known: &Known,
+        previous: Option<&Self>,
+        tls: Option<Tls>,
+    ) -> Self {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let endpoints: Vec<_> = addresses(settings, known)
+            .map(|(endpoint, address)| Endpoint::new(endpoint, address, previous))
+            .collect();
+        let same = previous.filter(|old| {
+            old.endpoints.len() == endpoints.len()
+                && old
+                    .endpoints
+                    .iter()
+                    .zip(&endpoints)
+                    .all(|(a, b)| a.is_same(b))
+        });
+        Self {
             id: same.map_or_else(|| NEXT_ID.fetch_add(1, Ordering::Relaxed), |old| old.id),
             name: settings.name.clone(),
             host: HeaderValue::from_str(&settings.name).ok(),
+            former: previous.map_or_else(Vec::new, |old| old.without(&endpoints)),
             balance: Balance::new(&settings.balance, &endpoints),
             sticky: settings
                 .sticky
@@ -160,14 +183,31 @@ impl Upstream {
             keep_alive: settings.keep_alive,
             keep_alive_timeout: settings.keep_alive_timeout,
             tls,
+        }
+    }
+
+    /// Returns what is known of an address, also of one that went and came back while something was still
+    /// open there.
+    fn state(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
+        let mut endpoints = self.endpoints.iter();
+        let known = endpoints.find(|endpoint| endpoint.address == address);
+        known.map(|endpoint| endpoint.state.clone()).or_else(|| {
+            let mut former = self.former.iter();
+            former.find(|(other, _)| *other == address)?.1.upgrade()
         })
     }
 
-    /// Returns what is known of an address.
-    fn state(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
-        let mut endpoints = self.endpoints.iter();
-        let known = endpoints.find(|endpoint| endpoint.address == address)?;
-        Some(known.state.clone())
+    /// Returns the endpoints of this upstream, and of those before it, that are not among `others` and
+    /// have something open.
+    fn without(&self, others: &[Endpoint]) -> Vec<(SocketAddr, Weak<EndpointState>)> {
+        let endpoints = self.endpoints.iter();
+        let endpoints = endpoints.map(|e| (e.address, Arc::downgrade(&e.state)));
+        let mut former: Vec<_> = self.former.iter().cloned().chain(endpoints).collect();
+        former.retain(|(address, state)| {
+            let is_gone = others.iter().all(|other| other.address != *address);
+            is_gone && state.upgrade().is_some_and(|state| state.open() > 0)
+        });
+        former
     }
 
     /// Returns what a request is chosen by, if it is a text made from the request.
@@ -177,6 +217,19 @@ impl Upstream {
             _ => None,
         }
     }
+}
+
+/// Returns the addresses of an upstream's hosts, each once.
+fn addresses<'a>(
+    settings: &'a config::Upstream,
+    known: &'a Known,
+) -> impl Iterator<Item = (&'a config::Endpoint, SocketAddr)> {
+    let mut seen = HashSet::new();
+    let endpoints = settings.endpoints.iter().flat_map(|endpoint| {
+        let addresses = known.addresses(&endpoint.host).iter();
+        addresses.map(move |&address| (endpoint, SocketAddr::new(address, endpoint.port)))
+    });
+    endpoints.filter(move |(_, address)| seen.insert(*address))
 }
 
 impl Balance {

@@ -127,7 +127,7 @@ impl Balancer {
     /// not choose so, or too many that it led to are out.
     fn led_to(&self, upstream: &Upstream, search: &mut Search, now: u64) -> Option<(usize, Open)> {
         match &upstream.balance {
-            _ if upstream.is_alone() => None,
+            _ if upstream.endpoints.len() < 2 => None,
             Balance::RoundRobin | Balance::LeastConnections => None,
             Balance::IpHash => upstream.by_hash(search, now, |search| {
                 let hash = search.hash.unwrap_or(IP_HASH_SEED);

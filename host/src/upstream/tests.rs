@@ -12,7 +12,8 @@ fn endpoints(weights: &[u32]) -> Vec<config::Endpoint> {
     let endpoint = |(port, &weight): (u16, &u32)| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         config::Endpoint {
-            address,
+            host: config::Host::Address(address.ip()),
+            port,
             written: address.to_string(),
             weight,
             max_fails: 1,
@@ -40,7 +41,7 @@ fn settings(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> confi
 }
 
 fn upstream(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> Upstream {
-    Upstream::new(&settings(balance, endpoints), None).unwrap()
+    Upstream::new(&settings(balance, endpoints), &Known::default(), None).unwrap()
 }
 
 fn round_robin(weights: &[u32]) -> Upstream {
@@ -249,8 +250,9 @@ fn the_addresses_of_one_name_share_its_place_on_the_ring_and_take_turns() {
     // `localhost:19001`, with its two addresses.
     endpoints[0].written = "localhost:19001".into();
     endpoints[1].written = "localhost:19001".into();
-    endpoints[1].address = "[::1]:19001".parse().unwrap();
-    endpoints[2].address = "127.0.0.1:19002".parse().unwrap();
+    endpoints[1].host = config::Host::Address("::1".parse().unwrap());
+    endpoints[1].port = 19001;
+    endpoints[2].port = 19002;
     endpoints[2].written = "127.0.0.1:19002".into();
     let upstream = upstream(by_key(true), endpoints);
     let picked = picks_by_key(&upstream);
@@ -370,7 +372,7 @@ fn an_endpoint_that_came_back_grows_into_its_share() {
     let mut endpoints = endpoints(&[1, 1]);
     endpoints[0].slow_start = Duration::from_secs(3600);
     let settings = settings(config::Balance::RoundRobin, endpoints);
-    let upstream = Upstream::new(&settings, None).unwrap();
+    let upstream = Upstream::new(&settings, &Known::default(), None).unwrap();
     let endpoint = &upstream.endpoints[0];
     assert_eq!(endpoint.ramped(1000, health::now()), 1000, "from the start");
 
@@ -383,9 +385,14 @@ fn an_endpoint_that_came_back_grows_into_its_share() {
     // The one that has been there all along is not eased in by a reload, one that joins is.
     let mut more = settings.clone();
     let mut third = more.endpoints[0].clone();
-    third.address.set_port(19003);
+    third.port = 19003;
     more.endpoints.push(third);
-    let upstream = Upstream::new(&more, Some(&Upstream::new(&settings, None).unwrap())).unwrap();
+    let upstream = Upstream::new(
+        &more,
+        &Known::default(),
+        Some(&Upstream::new(&settings, &Known::default(), None).unwrap()),
+    )
+    .unwrap();
     let ramped = |index: usize| upstream.endpoints[index].ramped(1000, health::now());
     assert_eq!([ramped(0), ramped(2)], [1000, 1]);
 }
@@ -404,7 +411,7 @@ fn a_cookie_leads_back_to_its_endpoint_while_that_is_up() {
         secure: true,
         same_site: Some(config::SameSite::Lax),
     });
-    let upstream = Upstream::new(&settings, None).unwrap();
+    let upstream = Upstream::new(&settings, &Known::default(), None).unwrap();
     let sticky = upstream.sticky.as_ref().unwrap();
     let field = sticky.set_cookie(1, std::time::UNIX_EPOCH).unwrap();
     let field = field.to_str().unwrap();
@@ -436,4 +443,30 @@ fn a_cookie_leads_back_to_its_endpoint_while_that_is_up() {
     );
     balancer.failed(&upstream, 1);
     assert_eq!(pick(&balancer, &upstream, belongs(1)), 'a');
+}
+
+#[test]
+fn an_endpoint_that_comes_back_is_known_if_something_is_still_open_there() {
+    let both = settings(config::Balance::LeastConnections, endpoints(&[1, 1]));
+    let mut one = both.clone();
+    one.endpoints.truncate(1);
+    let before = Upstream::new(&both, &Known::default(), None).unwrap();
+    let id = before.endpoints[1].state.id;
+    let open = before.take(1).unwrap();
+
+    let without = before.moved(&one, &Known::default()).unwrap();
+    assert!(
+        without.moved(&one, &Known::default()).is_none(),
+        "nothing moved"
+    );
+    let after = without.moved(&both, &Known::default()).unwrap();
+    assert_eq!(after.endpoints[1].state.id, id);
+    assert_eq!(after.endpoints[1].state.open(), 1);
+    assert_eq!(pick(&Balancer::new(0), &after, anyone()), 'a');
+
+    // Once all that was open there has ended, it is forgotten.
+    let without = after.moved(&one, &Known::default()).unwrap();
+    drop((open, before, after));
+    let after = without.moved(&both, &Known::default()).unwrap();
+    assert_ne!(after.endpoints[1].state.id, id);
 }

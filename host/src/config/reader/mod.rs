@@ -145,6 +145,11 @@ impl<'r> Value<'r> {
         self.reader.problems.borrow_mut().push(problem);
     }
 
+    /// Returns a problem that is none yet.
+    pub(super) fn possible_problem(&self, text: impl Display) -> Problem {
+        self.reader.problem(self.at, &self.key, text)
+    }
+
     /// Notes that the value is not what it should be.
     pub(super) fn expected(&self, what: impl Display) {
         self.problem(format_args!("expected {what}, found {}", self.found()));

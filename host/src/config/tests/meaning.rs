@@ -1,7 +1,6 @@
 //! What files mean: defaults, references, and what is worked out from what is written.
 
 use crate::config::template::Part;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use http::StatusCode;
 use super::*;
 use crate::config::variables::Stage;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Http2, Limits,
+    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Host, Http2, Limits,
     Liveness, MaxAge, Module, OnFailure, Oversize, Pattern, Ping, PluginLimits, RouteTimeouts,
     Settings, SiteName, SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
 };
@@ -71,7 +70,8 @@ fn what_a_file_leaves_out_has_its_default() {
     );
     assert_eq!(upstream.tls, None);
     let endpoint = Endpoint {
-        address: "127.0.0.1:9001".parse().unwrap(),
+        host: Host::Address([127, 0, 0, 1].into()),
+        port: 9001,
         written: "127.0.0.1:9001".to_owned(),
         weight: 1,
         max_fails: 1,
@@ -372,25 +372,6 @@ fn a_tls_listener_is_content_with_a_certificate_for_each_of_its_sites() {
 }
 
 #[test]
-fn a_name_with_several_addresses_makes_an_endpoint_of_each() {
-    let text = with(
-        ENDPOINTS,
-        "endpoints = [{ address = \"localhost:9010\", weight = 3 }]",
-    );
-    let endpoints = config(&text).upstreams.remove(0).endpoints;
-    assert!(
-        endpoints
-            .iter()
-            .any(|e| e.address == SocketAddr::from(([127, 0, 0, 1], 9010)))
-    );
-    assert!(
-        endpoints
-            .iter()
-            .all(|e| e.address.ip().is_loopback() && e.weight == 3)
-    );
-}
-
-#[test]
 fn tls_to_an_upstream_verifies_the_host_as_written_by_default() {
     let tls = |text: &str| {
         config(&with(ENDPOINTS, text))
@@ -458,7 +439,7 @@ fn a_url_makes_one_upstream_that_all_routes_with_it_share() {
     let ports: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| u.endpoints[0].address.port())
+        .map(|u| u.endpoints[0].port)
         .collect();
     assert_eq!(ports, [9001, 9010, 9010, 80, 443]);
     assert_eq!(config.upstreams[1].tls, None);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::problems::explained;
 use super::*;
 use crate::config::{
-    Balance, CheckKind, HealthCheck, Problem, SameSite, Sticky, Template, Upstream,
+    Balance, CheckKind, HealthCheck, Host, Problem, Resolver, SameSite, Sticky, Template, Upstream,
 };
 
 /// The upstream of [`BASE`] with more keys, and these endpoints.
@@ -311,4 +311,58 @@ fn health_checks_are_explained_where_they_stand() {
         let says = format!("5:27: upstreams.chat.health.expect_status: {STATUS} {found}");
         explained(&[(ENDPOINTS, &text, &[&says])]);
     }
+}
+
+#[test]
+fn names_are_noted_where_they_stand_and_addresses_are_not() {
+    let text = "endpoints = [\"127.0.0.1:9001\", \"[::1]:9001\", { address = \"Chat.Example.com:9001\", weight = 3 }]";
+    let config = config(&with(ENDPOINTS, text));
+    let endpoint = &config.upstreams[0].endpoints[2];
+    assert_eq!(endpoint.host, Host::Name("chat.example.com".to_owned()));
+    assert_eq!((endpoint.port, endpoint.weight), (9001, 3));
+    let [name] = &config.host_names[..] else {
+        panic!("{:?}", config.host_names);
+    };
+    assert_eq!(name.name, "chat.example.com");
+    assert_eq!(
+        name.unresolved("nobody knows it").to_string(),
+        r#"tidegate.toml:4:47: upstreams.chat.endpoints[2].address: host not found in upstream: expected a name that can be resolved, found "Chat.Example.com:9001"; nobody knows it"#
+    );
+}
+
+#[test]
+fn the_resolver_is_the_systems_unless_servers_are_named() {
+    let resolver = |text: &str| config(&with(TOP, text)).resolver;
+    let default = Resolver {
+        servers: Vec::new(),
+        min_ttl: Duration::from_secs(5),
+        max_ttl: Duration::from_secs(3600),
+        timeout: Duration::from_secs(5),
+    };
+    assert_eq!(resolver(""), default);
+    assert_eq!(
+        resolver("resolver = { servers = [\"127.0.0.1:5353\", \"::1\"], timeout = \"1s\" }"),
+        Resolver {
+            servers: vec![
+                "127.0.0.1:5353".parse().unwrap(),
+                "[::1]:53".parse().unwrap()
+            ],
+            timeout: Duration::from_secs(1),
+            ..default
+        }
+    );
+    explained(&[
+        (
+            TOP,
+            "resolver = { servers = [\"dns.example.com\"] }",
+            &[
+                r#"1:25: resolver.servers[0]: expected the IP address of a name server such as "127.0.0.1:53", found "dns.example.com""#,
+            ],
+        ),
+        (
+            TOP,
+            "resolver = { min_ttl = \"1m\", max_ttl = \"1s\" }",
+            &[r#"1:31: resolver.max_ttl: expected `max_ttl` to be at least `min_ttl`, found "1s""#],
+        ),
+    ]);
 }
