@@ -326,7 +326,7 @@ fn names_are_noted_where_they_stand_and_addresses_are_not() {
     assert_eq!(name.name, "chat.example.com");
     assert_eq!(
         name.unresolved("nobody knows it").to_string(),
-        r#"tidegate.toml:4:47: upstreams.chat.endpoints[2].address: host not found in upstream: expected a name that can be resolved, found "Chat.Example.com:9001"; nobody knows it"#
+        r#"tidegate.toml:4:48: upstreams.chat.endpoints[2].address: host not found in upstream: expected a name that can be resolved, found "Chat.Example.com:9001"; nobody knows it"#
     );
 }
 
@@ -362,7 +362,7 @@ fn the_resolver_is_the_systems_unless_servers_are_named() {
         (
             TOP,
             "resolver = { min_ttl = \"1m\", max_ttl = \"1s\" }",
-            &[r#"1:31: resolver.max_ttl: expected `max_ttl` to be at least `min_ttl`, found "1s""#],
+            &[r#"1:30: resolver.max_ttl: expected `max_ttl` to be at least `min_ttl`, found "1s""#],
         ),
     ]);
 }
