@@ -22,7 +22,7 @@ enum At {
 }
 
 /// Fields that may differ, with the reason. All others must be the same on both ways.
-const DIFFERENCES: [(At, &str, &str); 8] = [
+const DIFFERENCES: [(At, &str, &str); 9] = [
     (At::Client, "server", "each has a name of its own"),
     (
         At::Client,
@@ -38,6 +38,11 @@ const DIFFERENCES: [(At, &str, &str); 8] = [
         At::Client,
         "expires",
         "it has the time in it; cache-control says the same",
+    ),
+    (
+        At::Client,
+        "allow",
+        "RFC 9110 section 15.5.6 wants it beside a 405; nginx has none",
     ),
     (
         At::Client,
@@ -123,7 +128,7 @@ impl Pair {
             folder.write(&format!("{name}/site.conf"), text);
             let main = "user root;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr;\n\
                         events { worker_connections 256; }\nhttp {\n    access_log off;\n    \
-                        include site.conf;\n}\n";
+                        include /etc/nginx/mime.types;\n    include site.conf;\n}\n";
             (
                 folder.write(&format!("{name}/nginx.conf"), main),
                 addresses.to_vec(),
@@ -182,9 +187,14 @@ impl Pair {
             }
             text
         };
+        let mut at_client = fields(At::Client, &head, &named);
+        if service.is_none() && head.status() >= 300 {
+            // The pages of redirects and errors are HTML in nginx and text here.
+            at_client.retain(|(name, _)| name != "content-type");
+        }
         Seen {
             status: head.status(),
-            at_client: fields(At::Client, &head, &named),
+            at_client,
             start_at_service: service.as_ref().map_or_else(String::new, |s| {
                 // Before 1.29.7 nginx speaks HTTP/1.0 where the file sets nothing.
                 s.start.replace("HTTP/1.0", "HTTP/1.1")

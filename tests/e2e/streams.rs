@@ -112,7 +112,7 @@ async fn what_passes_is_the_same_bytes_however_it_is_read() {
         ] {
             let tidegate = Tidegate::serving(&route(&service, plugins)).await;
             for seed in 1..8 {
-                let random = &mut Random(seed * 0x9e37_79b9_7f4a_7c15);
+                let random = &mut Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
                 recorded.next_session();
                 let mut client = open(&tidegate, compressed).await;
                 let frames = frames(random, compressed, false);
@@ -135,7 +135,7 @@ async fn control_frames_overtake_fragments_and_nothing_else_changes() {
         let plugins = "plugins = [\"whole\"]";
         let tidegate = Tidegate::serving(&route(&service, plugins)).await;
         for seed in 1..6 {
-            let random = &mut Random(seed * 0xd134_2543_de82_ef95);
+            let random = &mut Random(u64::wrapping_mul(seed, 0xd134_2543_de82_ef95));
             recorded.next_session();
             let mut client = open(&tidegate, compressed).await;
             let sent = frames(random, compressed, true);
@@ -168,7 +168,7 @@ async fn what_plugins_see_in_pieces_is_the_same_messages_however_it_is_read() {
         ] {
             let tidegate = Tidegate::serving(&route(&service, plugins)).await;
             for seed in 1..6 {
-                let random = &mut Random(seed * 0xa076_1d64_78bd_642f);
+                let random = &mut Random(u64::wrapping_mul(seed, 0xa076_1d64_78bd_642f));
                 recorded.next_session();
                 let mut client = open(&tidegate, compressed).await;
                 let frames = frames(random, compressed, true);

@@ -29,15 +29,10 @@ const MOST_URI_BYTES: u64 = 65_534;
 /// Reads a configuration; `file` is its name in messages, and its folder is where relative paths
 /// begin.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
-    let reader::Read {
-        value,
-        warnings,
-        not_yet,
-    } = reader::read(file, text, config)?;
+    let reader::Read { value, warnings } = reader::read(file, text, config)?;
     Ok(Loaded {
         config: value,
         warnings,
-        not_yet,
     })
 }
 
@@ -47,11 +42,7 @@ pub(super) fn load(file: &Path) -> Result<Loaded, Error> {
         file: file.to_owned(),
         source,
     })?;
-    let loaded = parse(&text, file)?;
-    match loaded.not_yet.is_empty() {
-        true => Ok(loaded),
-        false => Err(Error::Invalid(loaded.not_yet)),
-    }
+    parse(&text, file)
 }
 
 const ADMIN: &str = "a table such as { listen = \"127.0.0.1:9900\" }";
@@ -76,11 +67,8 @@ fn config(t: &Table<'_>) -> Config {
     };
     let resolver = t.section("resolver", resolver);
     let formats = Formats::read(t, names);
-    let access_log = t.get("access_log");
-    if let Some(several) = access_log.as_ref().filter(|value| value.is_list()) {
-        several.not_yet();
-    }
-    let access_logs = access_log
+    let access_logs = t
+        .get("access_log")
         .map(|value| formats.access_logs(&value))
         .unwrap_or_default();
     let mut parts = Parts {

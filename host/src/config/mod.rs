@@ -58,8 +58,6 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// In the order of the file.
     pub(crate) warnings: Vec<Problem>,
-    /// What is understood, but heeded by nothing in this release: an error in a file that is loaded.
-    pub(crate) not_yet: Vec<Problem>,
 }
 
 /// A whole configuration.

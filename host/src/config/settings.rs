@@ -188,22 +188,6 @@ impl Inherited {
                 formats.access_logs(value)
             }),
         };
-        const NOT_YET: [&str; 9] = [
-            "add_headers",
-            "hide_headers",
-            "pass_headers",
-            "rewrite_location",
-            "rewrite_cookies",
-            "server_header",
-            "retry",
-            "ignore_client_abort",
-            "access_log",
-        ];
-        for name in NOT_YET {
-            if let Some(value) = t.get(name) {
-                value.not_yet();
-            }
-        }
         Self {
             settings,
             websocket: written,

@@ -33,7 +33,7 @@ impl<'a> Translator<'a> {
             }
         }
         self.tries(scope, &mut files);
-        let types = self.types(scope);
+        let types = self.types(scope, base);
         self.default_type(scope, base, &mut files);
         self.precompressed(scope, &mut files);
         self.links_and_dates(scope, &mut files);
@@ -91,16 +91,20 @@ impl<'a> Translator<'a> {
     }
 
     /// Media types that the configuration would not know by itself.
-    fn types(&mut self, scope: &Scope<'a>) -> Entries {
+    fn types(&mut self, scope: &Scope<'a>, base: &Directive) -> Entries {
         let mut types: Entries = Vec::new();
-        if let Some(block) = scope.find("types") {
-            self.keep(block, "files.types");
-            for entry in block.children() {
-                for extension in &entry.arguments {
-                    let known = mime_guess::from_ext(extension).first_raw();
-                    if known != Some(entry.name.as_str()) {
-                        types.push((extension.to_ascii_lowercase(), quoted(&entry.name)));
-                    }
+        let Some(block) = scope.find("types") else {
+            let text = "without `types` nginx knows html, gif and jpg alone; here the usual types \
+                        are known, as with its mime.types";
+            self.report.relies(&base.place, &base.text(), text);
+            return types;
+        };
+        self.keep(block, "files.types");
+        for entry in block.children() {
+            for extension in &entry.arguments {
+                let known = mime_guess::from_ext(extension).first_raw();
+                if known != Some(entry.name.as_str()) {
+                    types.push((extension.to_ascii_lowercase(), quoted(&entry.name)));
                 }
             }
         }

@@ -74,14 +74,13 @@ pub(crate) async fn reach<T>(
         let failed = match outcome {
             Ok(answer) => {
                 let status = status(&answer);
-                if !patience.dislikes(status) {
+                // As in nginx, what is passed on for want of another endpoint counts against nobody.
+                let is_last = !patience.lasts() || patience.tries >= upstream.endpoints.len();
+                if is_last || !patience.dislikes(status) {
                     endpoint.succeeded();
                     return Ok((answer, chosen.index));
                 }
                 judge(session, upstream, &chosen, status);
-                if !patience.lasts() {
-                    return Ok((answer, chosen.index));
-                }
                 session.search.failed(chosen.index);
                 last = Some(Last::Answer(answer, chosen.index));
                 continue;

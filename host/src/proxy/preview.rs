@@ -159,6 +159,7 @@ impl Preview {
 
     /// Chooses endpoints as for this request, each after the one before it failed, if none is out.
     pub(crate) fn tries(&mut self, upstream: &Upstream) -> Tries {
+        self.session.search = Search::new(self.session.facts.remote);
         affinity::prefer(&mut self.session, upstream, &self.head);
         let search = &mut self.session.search;
         let sticky = search.sticky();

@@ -99,8 +99,9 @@ impl Reloader {
             }
         }
         let generation = self.in_force.load().moved(&self.config, &self.known);
-        info!(generation = generation.number, "endpoints have moved");
+        let number = generation.number;
         self.put_in_force(generation);
+        info!(generation = number, "endpoints have moved");
     }
 
     fn put_in_force(&self, generation: Generation) {

@@ -34,7 +34,6 @@ pub(super) fn read<T>(
         empty: DeTable::new(),
         problems: RefCell::default(),
         warnings: RefCell::default(),
-        not_yet: RefCell::default(),
     };
     let document = match DeTable::parse(text) {
         Ok(document) => document,
@@ -50,7 +49,6 @@ pub(super) fn read<T>(
         problems if problems.is_empty() => Ok(Read {
             value,
             warnings: sorted(&reader.warnings),
-            not_yet: sorted(&reader.not_yet),
         }),
         problems => Err(Error::Invalid(problems)),
     }
@@ -61,8 +59,6 @@ pub(super) struct Read<T> {
     pub(super) value: T,
     /// What is allowed but hardly meant.
     pub(super) warnings: Vec<Problem>,
-    /// What is understood, but heeded by nothing in this release.
-    pub(super) not_yet: Vec<Problem>,
 }
 
 /// A file being read.
@@ -73,7 +69,6 @@ struct Reader<'r> {
     empty: DeTable<'r>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
-    not_yet: RefCell<Vec<Problem>>,
 }
 
 impl<'r> Reader<'r> {
@@ -167,14 +162,6 @@ impl<'r> Value<'r> {
     pub(super) fn warn(&self, text: impl Display) {
         let problem = self.reader.problem(self.at, &self.key, text);
         self.reader.warnings.borrow_mut().push(problem);
-    }
-
-    /// Notes that this is understood, and that nothing heeds it in this release.
-    pub(super) fn not_yet(&self) {
-        let problem = self
-            .reader
-            .problem(self.at, &self.key, "not supported in this release");
-        self.reader.not_yet.borrow_mut().push(problem);
     }
 
     /// The value in a few words, for messages.

@@ -34,7 +34,7 @@ enum How {
     Shown,
     /// As `Shown`, part by part of what it inflates to.
     Inflated {
-        inflater: PieceInflater,
+        inflater: Box<PieceInflater>,
         /// What goes on is compressed as it came.
         stays_compressed: bool,
     },
@@ -91,7 +91,7 @@ impl Filter {
         let how = if part.compressed && (is_shown || !can_stay) {
             self.ends.worker.metrics.messages_inflated.increment();
             How::Inflated {
-                inflater: PieceInflater::new(),
+                inflater: Box::new(PieceInflater::new()),
                 stays_compressed: can_stay && !self.chain.edits_parts(side, kind),
             }
         } else if is_shown {
