@@ -170,8 +170,9 @@ pub(crate) fn is_plainly_framed(headers: &HeaderMap) -> bool {
 
 /// Returns the size of a request head as it came, in bytes.
 pub(crate) fn size(head: &Parts) -> usize {
-    // Two spaces, the version and the line's end; a colon, a space and the line's end.
-    let line = head.method.as_str().len() + target(head).len() + 12;
+    // Two spaces, the version, the line's end and the last, empty line; a colon, a space and the
+    // line's end.
+    let line = head.method.as_str().len() + target(head).len() + 14;
     let fields = head
         .headers
         .iter()

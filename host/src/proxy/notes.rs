@@ -19,7 +19,7 @@ use super::variables::{self, Groups, Variables};
 use super::worker::InForce;
 use crate::config::{Keep, Map, Part, Template, Variable};
 use crate::generation::Later;
-use crate::telemetry::{Clock, Record};
+use crate::telemetry::{Clock, Kind, Record};
 
 /// Notes on one exchange or session.
 pub(crate) struct Notes {
@@ -171,6 +171,8 @@ impl Notes {
 
     /// Keeps fields of the response that goes out. `length`: of its body, if it is known.
     pub(crate) fn sends(&mut self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) {
+        // These have no body, and say nothing of its length (RFC 9110 §8.6).
+        let length = length.filter(|_| !matches!(status.as_u16(), 100..=199 | 204 | 304));
         // The status line, a `Date` and a length as they are added on the way; a colon, a blank and
         // the line's end for each field.
         let added = 17 + 37 + length.map_or(0, |length| 18 + digits(length));
@@ -238,7 +240,11 @@ impl Notes {
             Variable::RemoteAddr => display(out, record.remote.ip()),
             Variable::RemotePort => display(out, record.remote.port()),
             Variable::RequestLength => {
-                display(out, self.request_head_bytes + record.bytes_from_client)
+                let body = match record.kind {
+                    Kind::Exchange => record.bytes_from_client,
+                    Kind::Tunnel | Kind::WebSocket => 0,
+                };
+                display(out, self.request_head_bytes + body)
             }
             Variable::Status => text(
                 out,
