@@ -12,6 +12,7 @@ mod harness;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 
+mod aborts;
 mod access_log;
 mod admin;
 mod architecture;
@@ -39,12 +40,13 @@ mod liveness;
 mod messages;
 mod misbehaviour;
 mod nginx_differential;
-
 mod oversize;
 mod plugins;
 mod protocol;
 mod reload;
 mod resolver;
+mod responses;
+mod retries;
 mod routes;
 mod stock_plugins;
 mod streams;

@@ -152,6 +152,8 @@ impl<'a> Patience<'a> {
         match error {
             Error::Timeout { .. } => self.retry.on_timeout,
             Error::Exchange { source, .. } if source.is_parse() => self.retry.on_invalid_response,
+            // What it switched to is of no use, and it may well be a program that knows nothing of it.
+            Error::Answer { .. } => self.retry.on_error || self.retry.on_invalid_response,
             Error::Connect { .. } | Error::Tls { .. } | Error::Exchange { .. } => {
                 self.retry.on_error
             }

@@ -56,7 +56,7 @@ impl Negotiation {
     }
 
     /// Reads what the service answered, and puts the proxy's own answer to the client in its place.
-    pub(crate) fn conclude(self, headers: &mut HeaderMap) -> Result<Legs, AnswerError> {
+    pub(crate) fn conclude(&self, headers: &mut HeaderMap) -> Result<Legs, AnswerError> {
         let answer = headers.get_all(SEC_WEBSOCKET_EXTENSIONS);
         let service = match &self.to_service {
             Some(offer) => offer.answered(answer)?,
@@ -66,7 +66,7 @@ impl Negotiation {
             }
         };
         headers.remove(SEC_WEBSOCKET_EXTENSIONS);
-        let client = self.from_client.map(|offer| {
+        let client = self.from_client.as_ref().map(|offer| {
             let largest = service.map_or(LARGEST_WINDOW, |service| service.client_window_bits);
             let (agreement, field) = offer.accept(largest);
             if let Ok(field) = HeaderValue::try_from(field) {

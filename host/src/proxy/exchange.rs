@@ -22,6 +22,8 @@ use crate::config::RouteTimeouts;
 use crate::stream::ClientBody;
 use crate::upstream::{BodyProgress, Endpoint, Error, RequestBody, Sender, Upstream, http1};
 
+const UNASKED: &str = "101 to a request that asked for no upgrade";
+
 /// Sends the request to an endpoint and returns its response, once its head is complete. The body
 /// follows as the client reads it.
 ///
@@ -51,7 +53,7 @@ pub(crate) async fn run(
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
-        attempt(
+        let (response, sender) = attempt(
             session,
             upstream,
             endpoint,
@@ -59,7 +61,12 @@ pub(crate) async fn run(
             &mut body,
             progress.as_deref(),
         )
-        .await
+        .await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (address, why) = (endpoint.address, UNASKED.into());
+            return Err(Attempt::Failed(Error::Answer { address, why }));
+        }
+        Ok((response, sender))
     };
     let ((response, sender), endpoint) = reach(
         session,
@@ -72,11 +79,6 @@ pub(crate) async fn run(
     .await?;
 
     let (mut head, incoming) = response.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::BadResponse(
-            "101 to a request that asked for no upgrade",
-        ));
-    }
     head::for_client(&mut head, &incoming)?;
     response::rewrite(session, &mut head.headers, ending);
     affinity::set_cookie(session, upstream, endpoint, &mut head.headers);

@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use http::StatusCode;
 
 use crate::protocol::close::CloseCode;
-use crate::protocol::extensions::AnswerError;
 use crate::protocol::message::{ProtocolError, Side};
 use crate::telemetry::ClosedBy;
 use crate::{files, plugin, upstream};
@@ -44,8 +43,6 @@ pub(crate) enum Failure {
     Upstream(#[from] upstream::Error),
     #[error("service answered wrongly: {0}")]
     BadResponse(&'static str),
-    #[error("service answered wrongly: {0}")]
-    BadExtensions(#[from] AnswerError),
     #[error(transparent)]
     Files(#[from] files::Error),
     #[error(transparent)]
@@ -79,10 +76,11 @@ impl Failure {
                 upstream::Error::NoEndpoint { .. }
                 | upstream::Error::Connect { .. }
                 | upstream::Error::Tls { .. }
+                | upstream::Error::Answer { .. }
                 | upstream::Error::Exchange { .. }
                 | upstream::Error::Status { .. } => StatusCode::BAD_GATEWAY,
             },
-            Self::BadResponse(_) | Self::BadExtensions(_) => StatusCode::BAD_GATEWAY,
+            Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
             Self::Files(error) => match error {
                 files::Error::Method => StatusCode::METHOD_NOT_ALLOWED,
                 files::Error::NotFound { .. }

@@ -3,6 +3,7 @@
 //! hyper gives a client's socket back only after the 101 is on its way, so [`run`] leaves a task with
 //! the connection and returns; that task then owns the session to its end.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -117,11 +118,23 @@ pub(crate) async fn run(
     let compression = prepare(session, &offer, head)?;
     let is_filtered = compression.is_some();
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
-        attempt(session, upstream, endpoint, head).await
+        let mut answer = attempt(session, upstream, endpoint, head).await?;
+        judge(
+            &mut answer,
+            &offer,
+            rules,
+            &head.headers,
+            compression.as_ref(),
+        )
+        .map_err(|why| {
+            let address = endpoint.address;
+            Attempt::Failed(Error::Answer { address, why })
+        })?;
+        Ok(answer)
     };
     let (answer, endpoint) =
         reach(session, upstream, head, ending, Answer::status, attempt).await?;
-    let (mut response, switched) = match answer {
+    let (mut response, switched, compression) = match answer {
         Answer::Ordinary(response, sender) => {
             let (mut head, incoming) = response.into_parts();
             head::for_client(&mut head, &incoming)?;
@@ -130,13 +143,7 @@ pub(crate) async fn run(
             let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
             return session.judge(Response::from_parts(head, body), ending);
         }
-        Answer::Switched(response, parts) => (response, parts),
-    };
-    check_answer(&offer, rules, &head.headers, &response)?;
-    // Whatever the rules: frames of an extension that was not agreed on could not be read here.
-    let compression = match compression {
-        Some(negotiation) => negotiation.conclude(&mut response.headers)?,
-        None => Legs::default(),
+        Answer::Switched(response, parts, compression) => (response, parts, compression),
     };
     let token = response
         .headers
@@ -212,14 +219,14 @@ pub(super) fn prepare(
 enum Answer {
     /// Not a 101.
     Ordinary(Response<Incoming>, Sender),
-    Switched(http::response::Parts, ConnectionParts<Sending>),
+    Switched(http::response::Parts, ConnectionParts<Sending>, Legs),
 }
 
 impl Answer {
     fn status(&self) -> StatusCode {
         match self {
             Self::Ordinary(response, _) => response.status(),
-            Self::Switched(response, _) => response.status,
+            Self::Switched(response, ..) => response.status,
         }
     }
 }
@@ -293,7 +300,8 @@ async fn ask(
                 .map_err(failed)?;
         }
         let (head, _) = response.into_parts();
-        return Ok(Answer::Switched(head, connection.into_parts()));
+        let parts = connection.into_parts();
+        return Ok(Answer::Switched(head, parts, Legs::default()));
     }
     if connected {
         tokio::task::spawn_local(async move {
@@ -303,6 +311,27 @@ async fn ask(
         });
     }
     Ok(Answer::Ordinary(response, sender))
+}
+
+/// Holds a 101 to what was asked, or says what is wrong with it. An endpoint that answers wrongly has
+/// failed: another one may do better.
+fn judge(
+    answer: &mut Answer,
+    offer: &Offer,
+    rules: HandshakeRules,
+    asked: &HeaderMap,
+    compression: Option<&Negotiation>,
+) -> Result<(), Cow<'static, str>> {
+    let Answer::Switched(response, _, legs) = answer else {
+        return Ok(());
+    };
+    check_answer(offer, rules, asked, response)?;
+    // Whatever the rules: frames of an extension that was not agreed on could not be read here.
+    if let Some(negotiation) = compression {
+        let concluded = negotiation.conclude(&mut response.headers);
+        *legs = concluded.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Checks what RFC 6455 §4.2.1 asks of a client.
@@ -328,7 +357,7 @@ fn check_answer(
     rules: HandshakeRules,
     asked: &HeaderMap,
     answer: &http::response::Parts,
-) -> Result<(), Failure> {
+) -> Result<(), &'static str> {
     match rules {
         HandshakeRules::Strict => {
             check_token(offer, answer)?;
@@ -336,9 +365,8 @@ fn check_answer(
         }
         HandshakeRules::Lenient => {
             check_token(offer, answer)?;
-            if let Err(failure) = check_proof(offer, asked, answer) {
-                let error = &failure as &dyn std::error::Error;
-                warn!(error, "lenient about a handshake");
+            if let Err(why) = check_proof(offer, asked, answer) {
+                warn!(error = why, "lenient about a handshake");
             }
             Ok(())
         }
@@ -347,17 +375,15 @@ fn check_answer(
 }
 
 /// Checks that the protocol switched to is the one that was asked for (RFC 9110 §7.8).
-fn check_token(offer: &Offer, answer: &http::response::Parts) -> Result<(), Failure> {
+fn check_token(offer: &Offer, answer: &http::response::Parts) -> Result<(), &'static str> {
     let Some(token) = single(&answer.headers, &UPGRADE) else {
-        return Err(Failure::BadResponse("101 without Upgrade"));
+        return Err("101 without Upgrade");
     };
     if !token
         .as_bytes()
         .eq_ignore_ascii_case(offer.token.as_bytes())
     {
-        return Err(Failure::BadResponse(
-            "101 for another protocol than was asked",
-        ));
+        return Err("101 for another protocol than was asked");
     }
     Ok(())
 }
@@ -367,31 +393,27 @@ fn check_proof(
     offer: &Offer,
     asked: &HeaderMap,
     answer: &http::response::Parts,
-) -> Result<(), Failure> {
+) -> Result<(), &'static str> {
     if !offer.is_websocket {
         return Ok(());
     }
     if !lists(&answer.headers, CONNECTION, "upgrade") {
-        return Err(Failure::BadResponse(
-            "101 whose Connection does not name Upgrade",
-        ));
+        return Err("101 whose Connection does not name Upgrade");
     }
     let key = asked
         .get(SEC_WEBSOCKET_KEY)
         .map(|key| accept_for(key.as_bytes()));
     let accept = single(&answer.headers, &SEC_WEBSOCKET_ACCEPT);
     if accept.map(HeaderValue::as_bytes) != key.as_ref().map(String::as_bytes) {
-        return Err(Failure::BadResponse(
-            "Sec-WebSocket-Accept does not answer the key",
-        ));
+        return Err("Sec-WebSocket-Accept does not answer the key");
     }
     let mut offered = list_items(asked.get_all(SEC_WEBSOCKET_PROTOCOL));
     let mut chosen = answer.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     match (chosen.next(), chosen.next()) {
         (None, _) => Ok(()),
         (Some(chosen), None) if offered.any(|offered| chosen == offered) => Ok(()),
-        (Some(_), None) => Err(Failure::BadResponse("a subprotocol that was not offered")),
-        (Some(_), Some(_)) => Err(Failure::BadResponse("more than one subprotocol")),
+        (Some(_), None) => Err("a subprotocol that was not offered"),
+        (Some(_), Some(_)) => Err("more than one subprotocol"),
     }
 }
 

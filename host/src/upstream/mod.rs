@@ -17,6 +17,7 @@ mod sticky;
 mod tests;
 mod turns;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,6 +66,12 @@ pub(crate) enum Error {
     Status {
         address: SocketAddr,
         status: http::StatusCode,
+    },
+    /// It has switched protocols, and not as it was asked to.
+    #[error("{address} answered wrongly: {why}")]
+    Answer {
+        address: SocketAddr,
+        why: Cow<'static, str>,
     },
     #[error("connection to {address} failed before the response")]
     Exchange {
