@@ -31,11 +31,9 @@ async fn record(tidegate: &mut Tidegate) -> Value {
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-fn waits_for<'a>(what: &'static str, permits: &'a Semaphore) -> impl Future<Output = ()> + 'a {
-    async move {
-        let permit = within(what, permits.acquire()).await.unwrap();
-        permit.forget();
-    }
+async fn waits_for(what: &str, permits: &Semaphore) {
+    let permit = within(what, permits.acquire()).await.unwrap();
+    permit.forget();
 }
 
 #[tokio::test]

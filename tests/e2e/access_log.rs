@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::harness::{
     Connection, Folder, Nginx, Refusing, Service, Tidegate, close, eventually, free_addresses,
-    handshake, import, on_free_ports, route_to, text, within,
+    handshake, route_to, text, within,
 };
 
 /// A proxy that logs to its standard output.
@@ -343,8 +343,8 @@ async fn lines_in_formats_of_nginx_are_those_of_nginx_byte_for_byte() {
     );
     let _nginx = Nginx::start(&at_nginx.write("nginx.conf", whole), &addresses).await;
     let folder = Folder::new();
-    let toml = import(&folder, &fragment_in(&folder)).unwrap();
-    let tidegate = Tidegate::start_in(folder, &on_free_ports(&toml)).await;
+    let fragment = fragment_in(&folder);
+    let tidegate = Tidegate::imported_in(folder, &fragment).await;
 
     let websocket = handshake("/tunnel") + "\nUser-Agent: tunnel";
     let rows = [

@@ -28,7 +28,6 @@ pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest};
 pub(crate) use head::{Head, Response, accepting, handshake};
-pub(crate) use imported::{import, on_free_ports};
 pub(crate) use nginx::{Nginx, free_addresses};
 pub(crate) use process::{Process, raise_descriptor_limit};
 pub(crate) use service::{Refusing, Service, Unreachable, http_echo, websocket_echo};
