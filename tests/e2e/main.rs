@@ -56,4 +56,5 @@ mod tls;
 mod tunnel;
 mod upstreams;
 mod variables;
+mod watched;
 mod websocket_over_http2;

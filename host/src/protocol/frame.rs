@@ -251,6 +251,8 @@ pub(crate) struct Boundaries {
     collected: u8,
     /// Whether the end of this frame is the end of a data message.
     ends_message: bool,
+    /// A data message has begun and not ended.
+    within_message: bool,
     closed: bool,
 }
 
@@ -263,6 +265,7 @@ impl Boundaries {
             header: [0; FrameHeader::MAX_LEN],
             collected: 0,
             ends_message: false,
+            within_message: false,
             closed: false,
         }
     }
@@ -287,8 +290,24 @@ impl Boundaries {
         &mut self,
         bytes: &[u8],
     ) -> Result<Option<usize>, FrameError> {
+        self.advance_until(bytes, Self::at_boundary)
+    }
+
+    /// As [`Self::advance_to_boundary`], up to where no data message is under way either.
+    pub(crate) fn advance_to_message_end(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<Option<usize>, FrameError> {
+        self.advance_until(bytes, Self::is_between_messages)
+    }
+
+    fn advance_until(
+        &mut self,
+        bytes: &[u8],
+        is_there: impl Fn(&Self) -> bool,
+    ) -> Result<Option<usize>, FrameError> {
         let mut used = 0;
-        while !self.at_boundary() {
+        while !is_there(self) {
             if used == bytes.len() {
                 return Ok(None);
             }
@@ -311,6 +330,11 @@ impl Boundaries {
         self.remaining == 0 && self.collected == 0
     }
 
+    /// Whether the stream is between two frames, and between two data messages.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.at_boundary() && !self.within_message
+    }
+
     /// Data messages that have passed whole.
     pub(crate) fn messages(&self) -> u64 {
         self.messages
@@ -327,7 +351,10 @@ impl Boundaries {
             if self.remaining > 0 {
                 return Ok(());
             }
-            self.messages += u64::from(std::mem::take(&mut self.ends_message));
+            if std::mem::take(&mut self.ends_message) {
+                self.messages += 1;
+                self.within_message = false;
+            }
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -335,7 +362,9 @@ impl Boundaries {
                 Ok(Some((header, used))) => {
                     bytes = &bytes[used..];
                     self.remaining = header.payload_len;
-                    self.ends_message = header.fin && !header.opcode.is_control();
+                    let is_data = !header.opcode.is_control();
+                    self.ends_message = header.fin && is_data;
+                    self.within_message |= is_data;
                     self.closed |= header.opcode == Opcode::Close;
                 }
                 Ok(None) => return Ok(()),

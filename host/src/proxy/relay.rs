@@ -1,4 +1,7 @@
 //! From a handshake to the relay of what follows: as messages if a plugin wants any, else as bytes.
+//!
+//! A plugin that is swapped may want what its version before did not, or the reverse. So a session can
+//! go from one kind of relay to the other, whenever it is between two messages on both ways.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,10 +14,12 @@ use super::compression::Legs;
 use super::ending::Ending;
 use super::failure::SessionFailure;
 use super::liveness::Liveness;
+use super::outlet::Outlet;
 use super::session::RouteHandle;
+use super::sweep::Watch;
 use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
-use crate::plugin::{ChainRun, Handshake, Opening};
+use crate::plugin::{ChainRun, Handshake, MessageChain, Opening, Sent};
 use crate::stream::Stream;
 use crate::telemetry::Direction;
 
@@ -50,6 +55,36 @@ pub(crate) struct Clocks {
     pub(crate) idle_timeout: Duration,
     /// None: it is no WebSocket, or its route asks for nothing.
     pub(crate) liveness: Option<Box<Liveness>>,
+}
+
+/// The plugins of a session, whether they see anything of it or not.
+pub(crate) struct Watched {
+    pub(crate) chain: MessageChain,
+    pub(crate) compression: Legs,
+    pub(crate) limits: filter::Limits,
+    /// While nobody watches: as it was when somebody did last.
+    pub(crate) counts: filter::Counts,
+}
+
+/// A session on its way from one kind of relay to the other, between two messages.
+pub(crate) struct Crossing {
+    pub(crate) ends: Ends,
+    pub(crate) watch: Watch,
+    pub(crate) liveness: Option<Box<Liveness>>,
+    pub(crate) watched: Box<Watched>,
+    /// What plugins have sent and is not framed yet.
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) from_client: Way,
+    pub(crate) from_service: Way,
+}
+
+/// One direction of it.
+pub(crate) struct Way {
+    pub(crate) outlet: Outlet,
+    /// Read, but not looked at.
+    pub(crate) unread: Vec<u8>,
+    /// Read, `unread` included.
+    pub(crate) bytes: u64,
 }
 
 /// Starts the task that relays. `client_early` is what the client sent after its request head.
@@ -94,22 +129,28 @@ pub(crate) fn start(
             .flatten(),
     };
     let Some((chain, handshake)) = chain else {
-        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks));
+        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks, None));
         return;
     };
     let mut sent = Vec::new();
     let opening = chain.open(&handshake, websocket.max_message_bytes, &mut sent);
+    let watched = |chain| Watched {
+        chain,
+        compression,
+        limits: filter::Limits {
+            max_message_bytes: websocket.max_message_bytes,
+            oversize: websocket.oversize,
+        },
+        counts: filter::Counts::default(),
+    };
     match opening {
-        Ok(Opening::Unwatched(_)) if compression.is_transparent() => {
+        Ok(Opening::Unwatched(chain)) if compression.is_transparent() => {
             let early = filter::behind(sent, early);
-            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks));
+            let watched = Some(Box::new(watched(chain)));
+            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks, watched));
         }
         Ok(Opening::Watched(chain) | Opening::Unwatched(chain)) => {
-            let limits = filter::Limits {
-                max_message_bytes: websocket.max_message_bytes,
-                oversize: websocket.oversize,
-            };
-            let filter = filter::run(ends, early, chain, sent, compression, limits, clocks);
+            let filter = filter::run(ends, early, watched(chain), sent, clocks);
             tokio::task::spawn_local(filter);
         }
         Ok(Opening::Close { code, reason }) => {

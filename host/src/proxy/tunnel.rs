@@ -3,7 +3,8 @@
 //! An idle tunnel holds no buffer: what is read into the worker's buffer is written at once, and only
 //! what the other side would not take yet is kept, bounded, while that direction stops reading. On a
 //! WebSocket the frames' boundaries are followed, so that the proxy can ping or say goodbye between
-//! two; the answers to its own pings are the only bytes it ever takes out.
+//! two; the answers to its own pings are the only bytes it ever takes out. Where the route has plugins
+//! that want nothing, it is looked between two messages whether they were swapped for others that do.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,12 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::closing::{self, Farewell};
 use super::failure::SessionFailure;
 use super::filter;
+use super::framing::frame_plain;
 use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
-use super::relay::{Clocks, Ends};
+use super::relay::{Clocks, Crossing, Ends, Watched, Way};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
-use crate::plugin::Sent;
+use crate::plugin::{Handover, Sent};
 use crate::protocol::answers::{AnswerSieve, Token};
 use crate::protocol::frame::Boundaries;
 use crate::protocol::message::Side;
@@ -43,6 +45,8 @@ struct Tunnel {
     leaving: Option<Box<SessionFailure>>,
     /// The session has a last deadline, which no activity postpones.
     is_ending: bool,
+    /// The plugins of the route, none of which wants to see anything.
+    watched: Option<Box<Watched>>,
 }
 
 /// One direction of a tunnel.
@@ -72,6 +76,10 @@ enum Then {
     /// Put this ping in.
     Ping(Box<[u8]>),
     Stop,
+    /// Wait, if a message ends there, for a look at whether plugins were swapped.
+    Look,
+    /// It did end there, and this came behind it.
+    Wait(Vec<u8>),
 }
 
 /// How a tunnel ended.
@@ -79,43 +87,70 @@ enum Outcome {
     /// Both directions came to their end.
     Finished,
     Failed(SessionFailure),
+    /// Plugins want to see what passes from here on, and have sent this.
+    Watched(Vec<Sent>),
 }
 
 /// Relays until both directions have ended or a clock says so. An end in one direction is passed on
-/// and leaves the other open.
+/// and leaves the other open. `watched`: plugins that want to see nothing, but may be swapped.
 pub(crate) fn run(
     ends: Ends,
     (for_service, for_client): (Vec<u8>, Vec<u8>),
     is_websocket: bool,
     clocks: Clocks,
+    watched: Option<Box<Watched>>,
 ) -> impl Future<Output = ()> {
     let watch = ends.worker.sweep.watch();
     watch.arm(clocks.idle_timeout);
-    let liveness = clocks.liveness;
-    if let Some(liveness) = &liveness {
+    if let Some(liveness) = &clocks.liveness {
         watch.set_alarm(liveness.next());
     }
-    let token = |from| {
-        let liveness = liveness.as_ref().filter(|liveness| liveness.pings(from))?;
-        Some(liveness.token())
-    };
-    let mut tunnel = Tunnel {
-        ends,
+    let token = |from| token(clocks.liveness.as_deref(), from);
+    let tunnel = Tunnel {
         to_service: Flow::new(for_service, is_websocket, token(Side::Client)),
         to_client: Flow::new(for_client, is_websocket, token(Side::Service)),
-        liveness,
+        liveness: clocks.liveness,
+        ends,
         ended_by: None,
         closer: None,
         leaving: None,
         is_ending: false,
+        watched,
     };
-    // An `async fn` would keep room for its arguments as well, for as long as it lives.
-    async move {
-        let outcome = poll_fn(|cx| tunnel.poll(cx, &watch)).await;
-        drop(watch);
-        // Boxed, so that a tunnel is not larger all its life for how it ends.
-        Box::pin(tunnel.end(outcome)).await;
-    }
+    tunnel.run(watch)
+}
+
+/// As [`run`], with a session that plugins watched so far.
+pub(crate) fn go_on(crossing: Crossing) -> impl Future<Output = ()> {
+    let Crossing {
+        ends,
+        watch,
+        liveness,
+        watched,
+        sent,
+        from_client,
+        from_service,
+    } = crossing;
+    let token = |from| token(liveness.as_deref(), from);
+    let mut tunnel = Tunnel {
+        to_service: Flow::going_on(from_client, token(Side::Client)),
+        to_client: Flow::going_on(from_service, token(Side::Service)),
+        liveness,
+        ends,
+        ended_by: None,
+        closer: None,
+        leaving: None,
+        is_ending: false,
+        watched: Some(watched),
+    };
+    tunnel.put_in(sent);
+    tunnel.run(watch)
+}
+
+/// What tells answers to the proxy's pings from other pongs of a side. None: it is not pinged.
+fn token(liveness: Option<&Liveness>, from: Side) -> Option<Token> {
+    let liveness = liveness.filter(|liveness| liveness.pings(from))?;
+    Some(liveness.token())
 }
 
 /// Ends a session that a plugin ended before it began, after what plugins sent.
@@ -136,6 +171,28 @@ pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFail
 }
 
 impl Tunnel {
+    fn run(mut self, watch: Watch) -> impl Future<Output = ()> {
+        if self.watched.is_some() {
+            watch.listen();
+        }
+        // An `async fn` would keep room for its arguments as well, for as long as it lives.
+        async move {
+            let failure = match poll_fn(|cx| self.poll(cx, &watch)).await {
+                Outcome::Finished => None,
+                Outcome::Failed(failure) => Some(failure),
+                Outcome::Watched(sent) => {
+                    if let Some(crossing) = self.cross(watch, sent) {
+                        tokio::task::spawn_local(filter::go_on(crossing));
+                    }
+                    return;
+                }
+            };
+            drop(watch);
+            // Boxed, so that a tunnel is not larger all its life for how it ends.
+            Box::pin(self.end(failure)).await;
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<Outcome> {
         let mut alarm = false;
         while let Poll::Ready(signal) = watch.poll_signal(cx) {
@@ -146,15 +203,103 @@ impl Tunnel {
                 Signal::Alarm => alarm = true,
             }
         }
-        let relayed = self.relay(cx, watch);
-        if !alarm || relayed.is_ready() {
-            return relayed;
+        if let Some(outcome) = self.catch_up(cx) {
+            return Poll::Ready(outcome);
         }
-        // Now, when all that has come was heard.
-        match self.ring(watch) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => self.relay(cx, watch),
+        let mut relayed = self.relay(cx, watch);
+        if alarm && relayed.is_pending() {
+            // Now, when all that has come was heard.
+            relayed = match self.ring(watch) {
+                Some(outcome) => Poll::Ready(outcome),
+                None => self.relay(cx, watch),
+            };
         }
+        if relayed.is_pending() && (self.to_service.waits() || self.to_client.waits()) {
+            return self.catch_up(cx).map_or(Poll::Pending, Poll::Ready);
+        }
+        relayed
+    }
+
+    /// Moves the session to the versions of its plugins that are assigned to it, once both directions are
+    /// between two messages at a time. Returns how the relay ends here, if it does.
+    fn catch_up(&mut self, cx: &Context<'_>) -> Option<Outcome> {
+        let watched = self.watched.as_mut()?;
+        let flows = [&mut self.to_service, &mut self.to_client];
+        // Whatever comes of it, what waits goes on.
+        if flows.iter().any(|flow| flow.waits()) {
+            cx.waker().wake_by_ref();
+        }
+        if !watched.chain.is_behind() || self.closer.is_some() || self.leaving.is_some() {
+            return None;
+        }
+        if !flows.iter().all(|flow| flow.is_between_messages()) {
+            for flow in flows {
+                flow.look();
+            }
+            return None;
+        }
+        let mut sent = Vec::new();
+        let handover = watched.chain.catch_up(&mut sent);
+        let failure = match handover {
+            Ok(Handover::Continue) if watched.chain.is_watching() => {
+                return Some(Outcome::Watched(sent));
+            }
+            Ok(Handover::Continue) => None,
+            Ok(Handover::Overdue) => Some(SessionFailure::Overdue),
+            Ok(Handover::Closed { code, reason }) => {
+                Some(SessionFailure::ClosedByPlugin { code, reason })
+            }
+            Err(failure) => Some(SessionFailure::Plugin(failure)),
+        };
+        if !sent.is_empty() {
+            cx.waker().wake_by_ref();
+            self.put_in(sent);
+        }
+        failure.map(Outcome::Failed)
+    }
+
+    /// Sends what plugins have sent: plain messages, which are allowed whatever was agreed on.
+    fn put_in(&mut self, sent: Vec<Sent>) {
+        let metrics = self.ends.worker.metrics.clone();
+        for Sent { to, kind, payload } in sent {
+            let (flow, direction) = match to {
+                Side::Client => (&mut self.to_client, Direction::ToClient),
+                Side::Service => (&mut self.to_service, Direction::ToService),
+            };
+            flow.outlet
+                .queue(|out| frame_plain(out, to, kind, &payload));
+            metrics.messages[direction][Fate::Send].increment();
+            if let Some(watched) = &mut self.watched {
+                watched.counts.sent += 1;
+            }
+        }
+    }
+
+    /// Leaves the session to a relay that looks at messages.
+    fn cross(self, watch: Watch, sent: Vec<Sent>) -> Option<Crossing> {
+        let mut watched = self.watched?;
+        let metrics = &self.ends.worker.metrics;
+        let unseen = [
+            (Direction::ToService, self.to_service.messages()),
+            (Direction::ToClient, self.to_client.messages()),
+        ];
+        for (direction, count) in unseen {
+            metrics.messages[direction][Fate::Unseen].add(count);
+        }
+        watched.counts.from_client += unseen[0].1;
+        watched.counts.from_service += unseen[1].1;
+        let (from_client, from_service) = (self.to_service.cross(), self.to_client.cross());
+        metrics.bytes[Direction::ToService].add(from_client.unread.len() as u64);
+        metrics.bytes[Direction::ToClient].add(from_service.unread.len() as u64);
+        Some(Crossing {
+            ends: self.ends,
+            watch,
+            liveness: self.liveness,
+            watched,
+            sent,
+            from_client,
+            from_service,
+        })
     }
 
     /// Moves what there is to move in both directions.
@@ -319,13 +464,15 @@ impl Tunnel {
         [to_service.bytes, to_client.bytes, written.0, written.1]
     }
 
-    async fn end(self, outcome: Outcome) {
+    /// Ends the session. No failure: both directions came to their end.
+    async fn end(self, failure: Option<SessionFailure>) {
         let Self {
             mut ends,
             to_service,
             to_client,
             ended_by,
             closer,
+            watched,
             ..
         } = self;
         if let Some(record) = &mut ends.ending.notes {
@@ -333,6 +480,15 @@ impl Tunnel {
             record.bytes_to_client = to_client.bytes;
             record.messages_from_client = to_service.messages();
             record.messages_from_service = to_client.messages();
+            if let Some(watched) = watched {
+                let counts = watched.counts;
+                record.messages_from_client += counts.from_client;
+                record.messages_from_service += counts.from_service;
+                record.messages_dropped = counts.dropped;
+                record.messages_replaced = counts.replaced;
+                record.messages_sent = counts.sent;
+                record.plugin_time = watched.chain.time_spent();
+            }
             let closer = closer.map(|side| match side {
                 Side::Client => ClosedBy::Client,
                 Side::Service => ClosedBy::Service,
@@ -343,9 +499,9 @@ impl Tunnel {
         messages[Direction::ToService][Fate::Unseen].add(to_service.messages());
         messages[Direction::ToClient][Fate::Unseen].add(to_client.messages());
         let (client, service) = (to_client.farewell(), to_service.farewell());
-        match outcome {
-            Outcome::Finished => closing::finish(&mut ends, client, service).await,
-            Outcome::Failed(failure) => {
+        match failure {
+            None => closing::finish(&mut ends, client, service).await,
+            Some(failure) => {
                 ends.failed(&failure);
                 closing::say_goodbye(&mut ends, &failure, client, service).await;
             }
@@ -378,6 +534,15 @@ impl Flow {
         }
     }
 
+    /// Goes on with a WebSocket, between two messages.
+    fn going_on(way: Way, token: Option<Token>) -> Self {
+        Self {
+            outlet: way.outlet,
+            bytes: way.bytes,
+            ..Self::new(Vec::new(), true, token)
+        }
+    }
+
     /// Moves what there is to move. Ready once the end has been passed on, or nothing more is to be
     /// moved.
     fn poll(
@@ -396,6 +561,12 @@ impl Flow {
             }
             if self.stopped {
                 return Poll::Ready(());
+            }
+            if self.waits() {
+                if let Some(Then::Wait(bytes)) = self.then.take().as_deref() {
+                    self.pass(cx, to, bytes);
+                }
+                continue;
             }
             if self.ended {
                 // A peer that cannot be told is gone.
@@ -420,20 +591,28 @@ impl Flow {
             if let Some(answers) = &mut self.answers {
                 bytes = answers.sift(bytes, write);
             }
-            if self.then.is_some()
-                && let Some(frames) = &mut self.frames
+            if let Some(then) = self.then.as_deref()
+                && let Some(frames) = &self.frames
             {
                 let mut ahead = frames.clone();
-                if let Ok(Some(end)) = ahead.advance_to_boundary(bytes) {
+                let end = match then {
+                    Then::Look => ahead.advance_to_message_end(bytes),
+                    _ => ahead.advance_to_boundary(bytes),
+                };
+                if let Ok(Some(end)) = end {
                     let (before, after) = bytes.split_at(end);
                     self.pass(cx, to, before);
                     match self.then.take().as_deref() {
+                        Some(Then::Look) => {
+                            self.then = Some(Box::new(Then::Wait(after.to_vec())));
+                            return Poll::Pending;
+                        }
                         Some(Then::Stop) => {
                             self.stopped = true;
                             continue;
                         }
                         Some(Then::Ping(ping)) => self.put_in(ping),
-                        None => {}
+                        Some(Then::Wait(_)) | None => {}
                     }
                     bytes = after;
                 }
@@ -479,6 +658,40 @@ impl Flow {
         }
     }
 
+    /// Waits for a look where the message at hand ends, if there is nothing else to do there.
+    fn look(&mut self) {
+        if self.then.is_none() {
+            self.then = Some(Box::new(Then::Look));
+        }
+    }
+
+    /// Whether something was read that has to wait.
+    fn waits(&self) -> bool {
+        matches!(self.then.as_deref(), Some(Then::Wait(_)))
+    }
+
+    /// Whether what has been read, but for what waits, ends with a message that others may follow.
+    fn is_between_messages(&self) -> bool {
+        let frames = self.frames.as_ref();
+        self.takes_frames() && frames.is_some_and(Boundaries::is_between_messages)
+    }
+
+    /// What another kind of relay has to go on with.
+    fn cross(mut self) -> Way {
+        let mut unread = match self.then.take().map(|then| *then) {
+            Some(Then::Wait(bytes)) => bytes,
+            _ => Vec::new(),
+        };
+        if let Some(answers) = &self.answers {
+            unread.extend_from_slice(answers.held());
+        }
+        Way {
+            outlet: self.outlet,
+            bytes: self.bytes + unread.len() as u64,
+            unread,
+        }
+    }
+
     /// Whether frames of the proxy may go with those that are relayed.
     fn takes_frames(&self) -> bool {
         self.frames.is_some() && !self.closed() && !self.ended && !self.finished
@@ -520,10 +733,10 @@ mod tests {
     /// There may be a hundred thousand of them, most of them idle.
     #[test]
     fn an_idle_tunnel_takes_little_more_than_half_a_kibibyte() {
-        fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
             size_of::<F>()
         }
         let size = size(run);
-        assert!(size <= 528, "{size} bytes");
+        assert!(size <= 544, "{size} bytes");
     }
 }

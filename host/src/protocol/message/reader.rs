@@ -490,13 +490,15 @@ fn close<'a>(payload: &'a [u8], wire: &'a [u8]) -> Result<Event<'a>, ProtocolErr
     Ok(Event::Close { code, reason, wire })
 }
 
-#[cfg(test)]
 impl MessageReader {
     /// Whether no message is in progress: its first frame taken in, its last one not.
     pub(crate) fn is_idle(&mut self) -> bool {
         self.parted().is_none() && self.open.is_none()
     }
+}
 
+#[cfg(test)]
+impl MessageReader {
     /// Bytes of memory that the message in progress takes here.
     pub(crate) fn buffered_bytes(&self) -> usize {
         match self.open.as_deref() {

@@ -21,8 +21,9 @@ use super::failure::SessionFailure;
 use super::framing::frame_plain;
 use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
-use super::relay::{Clocks, Ends};
+use super::relay::{Clocks, Crossing, Ends, Watched, Way};
 use super::sweep::{Signal, Watch};
+use super::tunnel;
 use super::worker::Buffers;
 use crate::config::Oversize;
 use crate::plugin::{Handover, MessageChain, Sent};
@@ -60,6 +61,8 @@ struct Filter {
     has_sent_back: bool,
     /// A message has ended that others waited for.
     let_go: bool,
+    /// Plugins were swapped for others that want nothing.
+    is_unwatched: bool,
     liveness: Option<Box<Liveness>>,
 }
 
@@ -93,12 +96,12 @@ pub(crate) struct Limits {
 
 /// Messages, for the record of the session.
 #[derive(Default)]
-struct Counts {
-    from_client: u64,
-    from_service: u64,
-    dropped: u64,
-    replaced: u64,
-    sent: u64,
+pub(crate) struct Counts {
+    pub(crate) from_client: u64,
+    pub(crate) from_service: u64,
+    pub(crate) dropped: u64,
+    pub(crate) replaced: u64,
+    pub(crate) sent: u64,
 }
 
 /// How a filtered session ended.
@@ -106,17 +109,17 @@ enum Outcome {
     /// Both sides have closed.
     Finished,
     Failed(SessionFailure),
+    /// Nobody watches any more.
+    Unwatched,
 }
 
-/// Relays messages until both sides have closed or the session fails. `opening` is what plugins sent
-/// when the session was opened.
+/// Relays messages until both sides have closed, the session fails, or nobody watches. `opening` is what
+/// plugins sent when the session was opened.
 pub(crate) fn run(
     ends: Ends,
     (early_client, early_service): (Vec<u8>, Vec<u8>),
-    chain: MessageChain,
+    watched: Watched,
     opening: Vec<Sent>,
-    compression: Legs,
-    limits: Limits,
     clocks: Clocks,
 ) -> impl Future<Output = ()> {
     let watch = ends.worker.sweep.watch();
@@ -125,44 +128,85 @@ pub(crate) fn run(
     if let Some(liveness) = &clocks.liveness {
         watch.set_alarm(liveness.next());
     }
-    let inlet = |side, partial: Vec<u8>| Inlet {
+    let way = |early: Vec<u8>| Way {
+        outlet: Outlet::default(),
+        bytes: early.len() as u64,
+        unread: early,
+    };
+    go_on(Crossing {
+        ends,
+        watch,
+        liveness: clocks.liveness,
+        watched: Box::new(watched),
+        sent: opening,
+        from_client: way(early_client),
+        from_service: way(early_service),
+    })
+}
+
+/// As [`run`], with a session that nobody watched so far.
+pub(crate) fn go_on(crossing: Crossing) -> impl Future<Output = ()> {
+    let Crossing {
+        ends,
+        watch,
+        liveness,
+        watched,
+        sent,
+        from_client,
+        from_service,
+    } = crossing;
+    let Watched {
+        chain,
+        compression,
+        limits,
+        counts,
+    } = *watched;
+    let inlet = |side, unread: Vec<u8>, bytes| Inlet {
         reader: MessageReader::new(side, compression.is_compressed(side)),
         passing: None,
         compresses: compression.compresses(side),
-        bytes: partial.len() as u64,
-        paused: !partial.is_empty(),
-        partial,
+        bytes,
+        paused: !unread.is_empty(),
+        partial: unread,
         ended: false,
         closed: false,
         answers: 0,
     };
     let mut filter = Filter {
         chain,
-        from_client: inlet(Side::Client, early_client),
-        from_service: inlet(Side::Service, early_service),
-        to_client: Outlet::default(),
-        to_service: Outlet::default(),
-        sent: opening,
+        from_client: inlet(Side::Client, from_client.unread, from_client.bytes),
+        from_service: inlet(Side::Service, from_service.unread, from_service.bytes),
+        to_client: from_service.outlet,
+        to_service: from_client.outlet,
+        sent,
         compression,
         limits,
-        counts: Counts::default(),
+        counts,
         close: None,
         closing: false,
         has_sent_back: false,
         let_go: false,
-        liveness: clocks.liveness,
+        is_unwatched: false,
+        liveness,
         ends,
     };
-    // What plugins sent when the session was opened goes first.
+    // What plugins sent when they were told of the session goes first.
     let worker = filter.ends.worker.clone();
     filter.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
     drop(worker);
     // An `async fn` would keep room for its arguments as well, for as long as it lives.
     async move {
-        let outcome = poll_fn(|cx| filter.poll(cx, &watch)).await;
+        let failure = match poll_fn(|cx| filter.poll(cx, &watch)).await {
+            Outcome::Unwatched => {
+                tokio::task::spawn_local(tunnel::go_on(filter.cross(watch)));
+                return;
+            }
+            Outcome::Finished => None,
+            Outcome::Failed(failure) => Some(failure),
+        };
         drop(watch);
         // Boxed, so that a session is not larger all its life for how it ends.
-        Box::pin(filter.end(outcome)).await;
+        Box::pin(filter.end(failure)).await;
     }
 }
 
@@ -187,9 +231,45 @@ impl Filter {
             self.closing = true;
             watch.shorten(self.ends.close_timeout);
         }
-        match result {
-            Err(failure) => Poll::Ready(Outcome::Failed(failure)),
-            Ok(()) => self.settled().map_or(Poll::Pending, Poll::Ready),
+        if let Err(failure) = result {
+            return Poll::Ready(Outcome::Failed(failure));
+        }
+        if self.is_unwatched && self.is_between_messages() {
+            return Poll::Ready(Outcome::Unwatched);
+        }
+        self.settled().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Whether the session goes on, and nothing of a message is held on either way.
+    fn is_between_messages(&mut self) -> bool {
+        let is_idle = |inlet: &mut Inlet| {
+            let is_open = !inlet.ended && !inlet.closed;
+            is_open && inlet.partial.is_empty() && inlet.reader.is_idle()
+        };
+        let inlets = [&mut self.from_client, &mut self.from_service];
+        self.close.is_none() && inlets.into_iter().all(is_idle) && !self.chain.has_later()
+    }
+
+    /// Leaves the session to a relay that does not look at messages.
+    fn cross(self, watch: Watch) -> Crossing {
+        let way = |inlet: Inlet, outlet| Way {
+            outlet,
+            unread: inlet.partial,
+            bytes: inlet.bytes,
+        };
+        Crossing {
+            ends: self.ends,
+            watch,
+            liveness: self.liveness,
+            watched: Box::new(Watched {
+                chain: self.chain,
+                compression: self.compression,
+                limits: self.limits,
+                counts: self.counts,
+            }),
+            sent: self.sent,
+            from_client: way(self.from_client, self.to_service),
+            from_service: way(self.from_service, self.to_client),
         }
     }
 
@@ -203,7 +283,10 @@ impl Filter {
         let worker = self.ends.worker.clone();
         self.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
         match handover.map_err(SessionFailure::Plugin)? {
-            Handover::Continue => Ok(()),
+            Handover::Continue => {
+                self.is_unwatched = !self.chain.is_watching() && self.compression.is_transparent();
+                Ok(())
+            }
             Handover::Overdue => Err(SessionFailure::Overdue),
             Handover::Closed { code, reason } => {
                 Err(SessionFailure::ClosedByPlugin { code, reason })
@@ -438,7 +521,8 @@ impl Filter {
         }
     }
 
-    async fn end(self, outcome: Outcome) {
+    /// Ends the session. No failure: both sides have closed.
+    async fn end(self, failure: Option<SessionFailure>) {
         let Self {
             mut ends,
             chain,
@@ -469,17 +553,17 @@ impl Filter {
             });
         }
         drop((from_client, from_service));
-        let (code, by) = match (close, &outcome) {
+        let (code, by) = match (close, &failure) {
             (Some((code, by)), _) => (code, Some(by)),
-            (None, Outcome::Failed(failure)) => (failure.close_code(), failure.side()),
-            (None, Outcome::Finished) => (CloseCode::ABNORMAL, None),
+            (None, Some(failure)) => (failure.close_code(), failure.side()),
+            (None, None) => (CloseCode::ABNORMAL, None),
         };
         chain.close(code, by);
-        match outcome {
-            Outcome::Finished => {
+        match failure {
+            None => {
                 closing::finish(&mut ends, farewell.0, farewell.1).await;
             }
-            Outcome::Failed(failure) => {
+            Some(failure) => {
                 ends.failed(&failure);
                 closing::say_goodbye(&mut ends, &failure, farewell.0, farewell.1).await;
             }
