@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -54,41 +55,89 @@ pub(crate) enum Error {
     Setup(#[from] rustls::Error),
 }
 
+/// The contents of files, as far as they need to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+/// What a TLS listener serves with.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) config: Arc<ServerConfig>,
+    /// The files of the chains, and what was in them and the files of their keys.
+    pub(crate) certificates: Arc<[(PathBuf, Fingerprint)]>,
+    /// Of all that the configuration was made from.
+    fingerprint: Fingerprint,
+}
+
 /// Returns the configuration of a TLS listener: TLS 1.2 and 1.3, a certificate by server name, and
 /// that of the first entry for clients that send none or an unknown one. `http2`: clients may choose it.
+/// If nothing differs from what the listener had, that is returned.
 ///
-/// Sessions resume by tickets (RFC 8446 §4.6.1, RFC 5077), which need no state that workers share.
+/// Sessions resume by tickets (RFC 8446 §4.6.1, RFC 5077), which need no state that workers share. Those
+/// of `previous` stay good.
 pub(crate) fn server_config(
     sites: &[(&[SiteName], &Certificate)],
     http2: bool,
-) -> Result<Arc<ServerConfig>, Error> {
+    previous: Option<&Served>,
+) -> Result<Served, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let resolver = Resolver::load(sites, &provider)?;
+    let (resolver, certificates) = Resolver::load(sites, &provider)?;
+    let fingerprint = of_listener(sites, &certificates, http2);
+    if let Some(same) = previous.filter(|old| old.fingerprint == fingerprint) {
+        return Ok(same.clone());
+    }
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver));
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = match previous {
+        Some(old) => old.config.ticketer.clone(),
+        None => aws_lc_rs::Ticketer::new()?,
+    };
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.alpn_protocols = match http2 {
         true => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
         false => vec![b"http/1.1".to_vec()],
     };
-    Ok(Arc::new(config))
+    Ok(Served {
+        config: Arc::new(config),
+        certificates: certificates.into(),
+        fingerprint,
+    })
 }
 
-/// Returns the configuration for connections to a service, and the name to verify it by.
-pub(crate) fn client_config(
-    tls: &UpstreamTls,
-) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+/// What connections to a service are made with.
+#[derive(Clone)]
+pub(crate) struct Trust {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) server_name: ServerName<'static>,
+    /// Of the authorities.
+    fingerprint: Fingerprint,
+}
+
+impl Trust {
+    /// Whether it is the very same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+    }
+}
+
+/// Returns the configuration for connections to a service, and the name to verify it by. `previous` is what
+/// the same settings were made into before, and is returned if the authorities are still the same.
+pub(crate) fn client_config(tls: &UpstreamTls, previous: Option<&Trust>) -> Result<Trust, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let (roots, fingerprint) = match tls.verify {
+        true => roots(tls.ca.as_deref())?,
+        false => (RootCertStore::empty(), fingerprint([])),
+    };
+    if let Some(same) = previous.filter(|old| old.fingerprint == fingerprint) {
+        return Ok(same.clone());
+    }
     let config = if tls.verify {
-        builder
-            .with_root_certificates(roots(tls.ca.as_deref())?)
-            .with_no_client_auth()
+        builder.with_root_certificates(roots).with_no_client_auth()
     } else {
         builder
             .dangerous()
@@ -98,27 +147,61 @@ pub(crate) fn client_config(
     let name = ServerName::try_from(tls.server_name.clone()).map_err(|_| Error::ServerName {
         name: tls.server_name.clone(),
     })?;
-    Ok((Arc::new(config), name))
+    Ok(Trust {
+        config: Arc::new(config),
+        server_name: name,
+        fingerprint,
+    })
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
+fn roots(ca: Option<&Path>) -> Result<(RootCertStore, Fingerprint), Error> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
-        for certificate in read_chain(path)? {
+        let certificates = read_chain(path)?;
+        let fingerprint = fingerprint(certificates.iter().map(AsRef::as_ref));
+        for certificate in certificates {
             roots.add(certificate).map_err(|source| Error::Root {
                 path: path.to_owned(),
                 source,
             })?;
         }
-        return Ok(roots);
+        return Ok((roots, fingerprint));
     }
+    let certificates = rustls_native_certs::load_native_certs().certs;
+    let fingerprint = fingerprint(certificates.iter().map(AsRef::as_ref));
     // Single unusable certificates are common in system stores and no reason to fail.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(certificates);
     if roots.is_empty() {
         Err(Error::NoSystemRoots)
     } else {
-        Ok(roots)
+        Ok((roots, fingerprint))
     }
+}
+
+/// Returns the fingerprint of some parts, in their order.
+fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    Fingerprint(bytes)
+}
+
+/// Returns the fingerprint of all that the configuration of a listener is made from.
+fn of_listener(
+    sites: &[(&[SiteName], &Certificate)],
+    certificates: &[(PathBuf, Fingerprint)],
+    http2: bool,
+) -> Fingerprint {
+    let mut parts = vec![vec![u8::from(http2)]];
+    for ((names, _), (_, contents)) in sites.iter().zip(certificates) {
+        parts.push(contents.0.to_vec());
+        parts.extend(names.iter().map(|name| name.to_string().into_bytes()));
+    }
+    fingerprint(parts.iter().map(Vec::as_slice))
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -140,14 +223,16 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 fn read_pair(
     certificate: &Certificate,
     provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, Error> {
+) -> Result<(Arc<CertifiedKey>, Fingerprint), Error> {
     let chain = read_chain(&certificate.chain)?;
     let key = PrivateKeyDer::from_pem_file(&certificate.key).map_err(|source| Error::Key {
         path: certificate.key.clone(),
         source,
     })?;
+    let parts = chain.iter().map(AsRef::as_ref);
+    let fingerprint = fingerprint(parts.chain([key.secret_der()]));
     CertifiedKey::from_der(chain, key, provider)
-        .map(Arc::new)
+        .map(|pair| (Arc::new(pair), fingerprint))
         .map_err(|source| Error::Mismatch {
             chain: certificate.chain.clone(),
             key: certificate.key.clone(),
@@ -172,7 +257,8 @@ impl Resolver {
     fn load(
         sites: &[(&[SiteName], &Certificate)],
         provider: &CryptoProvider,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Vec<(PathBuf, Fingerprint)>), Error> {
+        let mut files = Vec::new();
         let mut resolver = Self {
             exact: HashMap::new(),
             suffixes: vec![],
@@ -181,7 +267,8 @@ impl Resolver {
             fallback: None,
         };
         for (names, certificate) in sites {
-            let pair = read_pair(certificate, provider)?;
+            let (pair, fingerprint) = read_pair(certificate, provider)?;
+            files.push((certificate.chain.clone(), fingerprint));
             resolver.fallback.get_or_insert_with(|| pair.clone());
             for name in *names {
                 match name {
@@ -209,7 +296,7 @@ impl Resolver {
         resolver
             .prefixes
             .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Ok(resolver)
+        Ok((resolver, files))
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {

@@ -49,7 +49,8 @@ enum LogFormat {
 enum Command {
     /// Serve what a configuration file says
     ///
-    /// SIGHUP, or a change to a plugin's file, puts a new generation in force for new sessions;
+    /// SIGHUP, or a change to a plugin's file, puts a new generation in force for new sessions, as does
+    /// a change to the configuration itself if that says `watch = true`;
     /// sessions that are open keep theirs. SIGUSR1 opens the access log anew. SIGTERM and SIGINT
     /// drain: nothing new is accepted, exchanges finish, WebSockets are closed with 1001.
     #[command(after_help = "Example:\n  tidegate run -c tidegate.toml")]
@@ -72,9 +73,13 @@ enum Command {
     Import(import::Arguments),
     /// Put in force what the configuration of a running proxy says now
     ///
-    /// As SIGHUP does, but the outcome is told here.
-    #[command(after_help = "Example:\n  tidegate reload --admin 127.0.0.1:9900")]
+    /// As SIGHUP does, but the outcome is told here: what was added (+), removed (-) and changed (~), or
+    /// everything that is wrong, in which case nothing has changed.
+    #[command(after_help = "Example:\n  tidegate reload --dry-run && tidegate reload")]
     Reload {
+        /// Tell what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -114,7 +119,7 @@ pub fn run() -> ExitCode {
         Command::Check { file } => check(&file),
         Command::Explain(question) => report(question.answer()),
         Command::Import(arguments) => translate(&arguments),
-        Command::Reload { remote } => report(operate::reload(&remote)),
+        Command::Reload { dry_run, remote } => report(operate::reload(&remote, dry_run)),
         Command::Plugin(plugin) => report(plugin.run()),
         Command::Demo {
             listen,

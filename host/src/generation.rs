@@ -4,13 +4,14 @@
 //! run keep the one they began with. What a reload does not change is shared with the one before.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::HeaderName;
-use rustls::ServerConfig;
 
-use crate::certificates;
+use crate::certificates::{self, Served};
 use crate::config::{
     self, Action, Config, Keep, LogFormat, LogTarget, Pattern, SiteName, Template, Variable,
 };
@@ -37,10 +38,17 @@ pub(crate) struct Generation {
     pub(crate) sweep_interval: Duration,
 }
 
+/// Tells a listener from others for as long as it is bound, wherever the configuration has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ListenerId(u32);
+
 /// What a listener serves.
 pub(crate) struct Listener {
+    pub(crate) id: ListenerId,
+    /// As the configuration has it: port 0 is any.
+    pub(crate) bind: SocketAddr,
     pub(crate) sites: SiteTable,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Served>,
     /// Clients may speak HTTP/2: chosen in the TLS handshake, or known beforehand without one.
     pub(crate) http2: bool,
 }
@@ -100,7 +108,7 @@ pub(crate) struct Log {
 pub(crate) enum Error {
     #[error("listener {listener}")]
     Certificate {
-        listener: std::net::SocketAddr,
+        listener: SocketAddr,
         source: certificates::Error,
     },
     #[error("cannot open the access log {path}")]
@@ -138,6 +146,11 @@ pub(crate) struct Built {
 type Swap = (Arc<Plugin>, Arc<Version>);
 
 impl Built {
+    /// Returns the names of the plugins that get another version.
+    pub(crate) fn swapped(&self) -> impl Iterator<Item = &str> {
+        self.swaps.iter().map(|(plugin, _)| &**plugin.name())
+    }
+
     /// Returns the generation, which is to be put in force at once: plugins that are in force already
     /// get the versions that it asks for. Returns those as well.
     pub(crate) fn commit(self) -> (Generation, Vec<Arc<Plugin>>) {
@@ -163,7 +176,7 @@ impl Generation {
     ) -> Result<Built, Vec<Error>> {
         let mut errors = Vec::new();
         let logs = logs(config, files, &mut errors);
-        let listeners = listeners(config, &mut errors);
+        let listeners = listeners(config, previous, &mut errors);
         let upstreams = upstreams(config, known, previous, &mut errors);
         let (plugins, swaps) = plugins(config, engine, previous, &mut errors);
         if !errors.is_empty() {
@@ -222,6 +235,11 @@ impl Generation {
             logs: self.logs.clone(),
             sweep_interval: self.sweep_interval,
         }
+    }
+
+    /// Returns a listener; None: it was removed, or was added later.
+    pub(crate) fn listener(&self, id: ListenerId) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.id == id)
     }
 
     /// Returns what a scrape tells of the endpoints.
@@ -374,9 +392,18 @@ fn view(endpoint: &Endpoint) -> EndpointView {
     }
 }
 
-fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
+fn listeners(
+    config: &Config,
+    previous: Option<&Generation>,
+    errors: &mut Vec<Error>,
+) -> Vec<Listener> {
+    static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+    let mut before: Vec<_> = previous.map_or(Vec::new(), |old| old.listeners.iter().collect());
     let mut listeners = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
+        // Those of port 0 are told apart by their order.
+        let same = before.iter().position(|old| old.bind == listener.bind);
+        let same = same.map(|place| before.remove(place));
         let table = SiteTable::new(&config.sites, index);
         let mut tls = None;
         if listener.tls {
@@ -391,8 +418,9 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
                 .iter()
                 .filter_map(|site| Some((&site.names[..], site.certificate.as_ref()?)))
                 .collect();
-            match certificates::server_config(&pairs, listener.http2) {
-                Ok(config) => tls = Some(config),
+            let old = same.and_then(|old| old.tls.as_ref());
+            match certificates::server_config(&pairs, listener.http2, old) {
+                Ok(served) => tls = Some(served),
                 Err(source) => {
                     errors.push(Error::Certificate {
                         listener: listener.bind,
@@ -401,7 +429,10 @@ fn listeners(config: &Config, errors: &mut Vec<Error>) -> Vec<Listener> {
                 }
             }
         }
+        let new_id = || ListenerId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         listeners.push(Listener {
+            id: same.map_or_else(new_id, |old| old.id),
+            bind: listener.bind,
             sites: table,
             tls,
             http2: listener.http2,
@@ -424,8 +455,8 @@ fn upstreams(
                 .iter()
                 .find(|upstream| upstream.serves(settings))
         });
-        match Upstream::new(settings, known, old.map(Arc::as_ref)) {
-            Ok(upstream) => upstreams.push(Arc::new(upstream)),
+        match Upstream::new(settings, known, old) {
+            Ok(upstream) => upstreams.push(upstream),
             Err(source) => {
                 errors.push(Error::Upstream {
                     upstream: settings.name.clone(),

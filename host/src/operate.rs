@@ -75,12 +75,39 @@ impl Plugin {
     }
 }
 
-/// Puts in force what the configuration says now.
-pub(crate) fn reload(remote: &Remote) -> Result<String, String> {
-    let answer = remote.ask(Method::POST, "/v1/reload", Bytes::new())?;
+/// Puts in force what the configuration says now, or tells what that would change.
+pub(crate) fn reload(remote: &Remote, dry_run: bool) -> Result<String, String> {
+    let target = match dry_run {
+        true => "/v1/reload?dry_run=true",
+        false => "/v1/reload",
+    };
+    let answer = remote.ask(Method::POST, target, Bytes::new())?;
     Ok(remote.print(&answer, |answer| {
-        format!("generation {} is in force", answer["generation"])
+        let mut lines = changes(answer);
+        let generation = &answer["generation"];
+        lines.push(match (lines.is_empty(), dry_run) {
+            (true, true) => format!("nothing would change; generation {generation} is in force"),
+            (true, false) => format!("nothing has changed; generation {generation} is in force"),
+            (false, true) => format!("nothing was done; generation {generation} is in force"),
+            (false, false) => format!("generation {generation} is in force"),
+        });
+        lines.join("\n")
     }))
+}
+
+/// One line for each thing that a reload changes.
+fn changes(answer: &Value) -> Vec<String> {
+    let changes = answer["changes"].as_array().into_iter().flatten();
+    let line = |change: &Value| {
+        let sign = match change["change"].as_str() {
+            Some("added") => '+',
+            Some("removed") => '-',
+            _ => '~',
+        };
+        let text = |name: &str| change[name].as_str().unwrap_or_default().to_owned();
+        format!("{sign} {} {}", text("kind"), text("name"))
+    };
+    changes.map(line).collect()
 }
 
 fn swap(name: &str, file: &Path, policy: Option<&str>, remote: &Remote) -> Result<String, String> {

@@ -36,6 +36,7 @@ mod hygiene;
 mod import;
 mod keep_alive;
 mod limits;
+mod listeners;
 mod liveness;
 mod messages;
 mod misbehaviour;

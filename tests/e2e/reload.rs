@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::harness::{
-    Authority, Connection, Folder, Service, Tidegate, eventually, one_listener, route_to, text,
-    tls_handshake,
+    Authority, Connection, Folder, Service, Tidegate, eventually, guest, one_listener, route_to,
+    text, tls_handshake,
 };
 
 #[tokio::test]
@@ -122,8 +124,10 @@ async fn a_broken_file_changes_nothing_and_says_why() {
         metrics.sum("tidegate_reloads_total", &[("result", "failure")]),
         rows.len() as f64
     );
-    // Once it is right again, it counts.
-    assert_eq!(tidegate.reload_with(&good).await, Ok(2));
+    // Once it is right again, it counts; it is what has been in force all along.
+    assert_eq!(tidegate.reload_with(&good).await, Ok(1));
+    let other = good.replace("match = \"/\"", "match = \"/x\"");
+    assert_eq!(tidegate.reload_with(&other).await, Ok(2));
 }
 
 #[tokio::test]
@@ -134,12 +138,20 @@ async fn what_is_only_read_at_the_start_is_named_and_nothing_changes() {
     let changed = before.replace("204", "205");
     let rows = [
         ("workers", changed.replace("workers = 1", "workers = 2")),
-        ("listeners", changed.replace("127.0.0.1:0", "127.0.0.2:0")),
         (
             "admin",
             format!("{changed}[admin]\nlisten = \"127.0.0.1:0\""),
         ),
     ];
+    let both = format!(
+        "{}[admin]\nlisten = \"127.0.0.1:0\"",
+        changed.replace("workers = 1", "workers = 2")
+    );
+    let error = tidegate.reload_with(&both).await.unwrap_err();
+    assert!(
+        error.contains("`workers`") && error.contains("`admin`"),
+        "{error}"
+    );
     for (key, configuration) in rows {
         let error = tidegate.reload_with(&configuration).await.unwrap_err();
         assert!(
@@ -249,4 +261,285 @@ async fn reloads_lose_nothing_of_many_sessions_that_echo() {
         .await;
     }
     echoing.join_all().await;
+}
+
+const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+
+#[tokio::test]
+async fn a_reload_without_a_change_is_none() {
+    let service = Service::websocket_echo().await;
+    let authority = Authority::new();
+    let (folder, pair) = (Folder::new(), authority.issue(&["www.example.com"]));
+    folder.write("cert.pem", &pair.chain);
+    folder.write("key.pem", &pair.key);
+    folder.write("ca.pem", authority.pem());
+    folder.write("plugin.wasm", std::fs::read(guest("pass-through")).unwrap());
+    let configuration = format!(
+        r#"
+        workers = 1
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        tls = true
+        [[sites]]
+        names = ["www.example.com"]
+        certificate = {{ chain = "cert.pem", key = "key.pem" }}
+        [[sites.routes]]
+        match = "~ ^/(?<group>a)"
+        upstream = "trusted"
+        [upstreams.trusted]
+        endpoints = [{{ address = "localhost:9" }}]
+        tls = {{ ca = "ca.pem" }}
+        {}
+        plugins = ["mine"]
+        [plugins.mine]
+        module = "plugin.wasm"
+        {ADMIN}
+        "#,
+        route_to(&service).replace("[[sites.routes]]", "[[sites.routes]]\n")
+    );
+    let mut tidegate = Tidegate::start_in(folder, &configuration).await;
+    let plugins = tidegate.admin("/v1/plugins").await.text().to_owned();
+    assert_eq!(tidegate.reload().await, Ok(1));
+    // Where things stand in the file means nothing.
+    let moved = format!("# A line more.\n{configuration}");
+    assert_eq!(tidegate.reload_with(&moved).await, Ok(1));
+    assert_eq!(tidegate.admin("/v1/plugins").await.text(), plugins);
+    let metrics = tidegate.metrics().await;
+    assert_eq!(metrics.sum("tidegate_generation", &[]), 1.0);
+
+    // What files say that the configuration only names counts as well.
+    let renewed = authority.issue(&["www.example.com"]);
+    tidegate.folder.write("cert.pem", &renewed.chain);
+    tidegate.folder.write("key.pem", &renewed.key);
+    assert_eq!(tidegate.reload().await, Ok(2));
+    tidegate.folder.write("ca.pem", Authority::new().pem());
+    assert_eq!(tidegate.reload().await, Ok(3));
+    assert_eq!(tidegate.reload().await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_the_difference_and_changes_nothing() {
+    let service = Service::websocket_echo().await;
+    let folder = Folder::new();
+    folder.write("plugin.wasm", std::fs::read(guest("pass-through")).unwrap());
+    let before = one_listener(&format!(
+        r#"
+        {}
+        plugins = ["mine"]
+        [[sites.routes]]
+        match = "/gone"
+        respond = {{ status = 204 }}
+        [[sites.routes]]
+        match = "/group"
+        upstream = "group"
+        [upstreams.group]
+        endpoints = [{{ address = "127.0.0.1:9" }}]
+        [plugins.mine]
+        module = "plugin.wasm"
+        {ADMIN}
+        "#,
+        route_to(&service)
+    ));
+    let tidegate = Tidegate::start_in(folder, &before).await;
+    let same = tidegate.remote(&["reload", "--dry-run"]);
+    assert_eq!(
+        printed(&same.stdout),
+        "nothing would change; generation 1 is in force\n"
+    );
+
+    let log = tidegate.folder.path().join("access.log");
+    let after = before
+        .replace("bind = ", "http2 = true\nbind = ")
+        .replace("match = \"/gone\"", "match = \"/new\"")
+        .replace("127.0.0.1:9\"", "127.0.0.1:9\", weight = 2")
+        .replace("module = ", "on_failure = \"open\"\nmodule = ")
+        .replace(
+            "workers = 1",
+            "workers = 1\naccess_log = { path = \"access.log\" }\nlimits = { max_headers = 50 }",
+        );
+    tidegate.folder.write("tidegate.toml", &after);
+    let difference = tidegate.remote(&["reload", "--dry-run"]);
+    assert_eq!(difference.status.code(), Some(0));
+    let expected = "~ listener 127.0.0.1:0
+~ site default
+~ route default /
++ route default /new
+~ route default /group
+- route default /gone
+~ upstream group
+~ plugin mine
+~ setting access_log
+~ setting limits
+nothing was done; generation 1 is in force
+";
+    assert_eq!(printed(&difference.stdout), expected);
+    let json = tidegate.remote(&["reload", "--dry-run", "--json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["dry_run"], true);
+    assert_eq!(json["generation"], 1);
+    let route = json!({ "kind": "route", "name": "default /new", "change": "added" });
+    assert!(
+        json["changes"].as_array().unwrap().contains(&route),
+        "{json}"
+    );
+
+    assert_eq!(tidegate.get("/gone").await.status(), 204);
+    assert!(
+        !log.exists(),
+        "even the access log is only opened by a reload"
+    );
+    let done = tidegate.remote(&["reload"]);
+    let done = printed(&done.stdout);
+    assert!(done.contains("+ route default /new\n"), "{done}");
+    assert!(done.ends_with("\ngeneration 2 is in force\n"), "{done}");
+
+    // What is wrong is told by a dry run as well, all of it.
+    tidegate.folder.write(
+        "tidegate.toml",
+        after
+            .replace("respond", "answer")
+            .replace("upstream = \"group\"", "upstream = \"none\""),
+    );
+    let refused = tidegate.remote(&["reload", "--dry-run"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let error = printed(&refused.stderr);
+    assert!(
+        error.contains("answer") && error.contains("none"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_watched_is_reloaded_when_it_changes() {
+    let with = |watch: &str, status: u16| {
+        let respond = format!("[[sites.routes]]\nmatch = \"/\"\nrespond = {{ status = {status} }}");
+        format!("{watch}\n{}", one_listener(&respond))
+    };
+    let mut tidegate = Tidegate::start(&with("watch = true", 204)).await;
+    tidegate
+        .folder
+        .write("tidegate.toml", with("watch = true", 205));
+    assert_eq!(tidegate.reloaded().await, Ok(2));
+    assert_eq!(tidegate.get("/").await.status(), 205);
+    tidegate.folder.write("tidegate.toml", "not = a = file");
+    assert!(tidegate.reloaded().await.is_err());
+    assert_eq!(tidegate.get("/").await.status(), 205);
+    // By renaming another one over it, as editors do.
+    let other = tidegate.folder.write("other.toml", with("", 206));
+    std::fs::rename(other, tidegate.folder.path().join("tidegate.toml")).unwrap();
+    assert_eq!(tidegate.reloaded().await, Ok(3));
+    // Now it is not watched any more.
+    tidegate
+        .folder
+        .write("tidegate.toml", with("watch = true", 200));
+    assert_eq!(tidegate.get("/").await.status(), 206);
+    assert_eq!(tidegate.reload().await, Ok(4));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_watched_is_served_once_it_is_renewed() {
+    let authority = Authority::new();
+    let [old, new] = [(); 2].map(|()| authority.issue(&["www.example.com"]));
+    let folder = Folder::new();
+    // As certbot has it: links into a folder of all of them.
+    for (version, pair) in [("old", &old), ("new", &new)] {
+        std::fs::create_dir(folder.path().join(version)).unwrap();
+        folder.write(&format!("{version}/cert.pem"), &pair.chain);
+        folder.write(&format!("{version}/key.pem"), &pair.key);
+    }
+    let link = |folder: &Folder, version: &str| {
+        let fresh = folder.path().join("fresh");
+        std::os::unix::fs::symlink(version, &fresh).unwrap();
+        std::fs::rename(fresh, folder.path().join("live")).unwrap();
+    };
+    link(&folder, "old");
+    let mut tidegate = Tidegate::start_in(
+        folder,
+        r#"
+        watch = true
+        workers = 1
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        tls = true
+        [[sites]]
+        names = ["www.example.com"]
+        certificate = { chain = "live/cert.pem", key = "live/key.pem" }
+        [[sites.routes]]
+        match = "/"
+        respond = { status = 204 }
+        "#,
+    )
+    .await;
+    let address = tidegate.address(0);
+    let config = Arc::new(authority.client(rustls::ALL_VERSIONS));
+    let shown = async || {
+        let stream = tls_handshake(&config, address, "www.example.com")
+            .await
+            .unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0]
+            .as_ref()
+            .to_vec()
+    };
+    assert_eq!(shown().await, old.der());
+    link(&tidegate.folder, "new");
+    assert_eq!(tidegate.reloaded().await, Ok(2));
+    assert_eq!(shown().await, new.der());
+}
+
+/// Promise 2 of the design, at its hardest: what changes are the routes themselves.
+#[tokio::test]
+async fn clients_of_unchanged_routes_see_nothing_of_two_hundred_reloads() {
+    const RELOADS: u64 = 200;
+    let (chat, pages) = (Service::websocket_echo().await, Service::http_echo().await);
+    let with = |number: u64| {
+        let routes = route_to(&chat).replace("\"/\"", "\"/chat\"") + &route_to(&pages);
+        let changing = (0..number % 3).map(|n| {
+            format!(
+                "[[sites.routes]]\nmatch = \"/{n}\"\nrespond = {{ status = {} }}\n",
+                200 + number
+            )
+        });
+        one_listener(&(routes + &changing.collect::<String>()))
+            .replace("workers = 1", "workers = 2")
+    };
+    let mut tidegate = Tidegate::start(&with(0)).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut clients = tokio::task::JoinSet::new();
+    let address = tidegate.address(0);
+    for client in 0..12 {
+        let stopped = stopped.clone();
+        clients.spawn(async move {
+            let mut kept = Connection::open(address).await;
+            if client % 3 == 0 {
+                kept.open_websocket("/chat").await;
+            }
+            let mut done = 0_u64;
+            while !*stopped.borrow() {
+                let request = format!("GET /page/{done} HTTP/1.1\nHost: a");
+                match client % 3 {
+                    0 => kept.expect_echo(&done.to_string()).await,
+                    1 => assert_eq!(kept.exchange(&request).await.status(), 200),
+                    _ => {
+                        let mut fresh = Connection::open(address).await;
+                        assert_eq!(fresh.exchange(&request).await.status(), 200);
+                    }
+                }
+                done += 1;
+            }
+            done
+        });
+    }
+    let mut generation = 1;
+    for number in 1..=RELOADS {
+        generation += 1;
+        assert_eq!(tidegate.reload_with(&with(number)).await, Ok(generation));
+    }
+    stop.send_replace(true);
+    for done in clients.join_all().await {
+        assert!(done > RELOADS / 10, "only {done} exchanges");
+    }
+}
+
+fn printed(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }

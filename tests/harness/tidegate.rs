@@ -1,7 +1,7 @@
 //! The proxy as an operator runs it: the real binary, a file, signals, logs.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -115,9 +115,23 @@ impl Tidegate {
             .await
     }
 
+    /// Runs a command that asks the admin listener.
+    pub(crate) fn remote(&self, arguments: &[&str]) -> Output {
+        let mut command = command();
+        command.args(arguments);
+        command.args(["--admin", &self.admin_address().to_string()]);
+        command.current_dir(self.folder.path()).output().unwrap()
+    }
+
     /// Reads all metrics.
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::parse(self.admin("/metrics").await.text())
+    }
+
+    /// Waits for the address of a listener that a reload has bound.
+    pub(crate) async fn bound(&mut self) -> SocketAddr {
+        let line = self.log("listening").await;
+        line["address"].as_str().unwrap().parse().unwrap()
     }
 
     /// Waits for the next line of the log with this message and returns its fields.
@@ -146,7 +160,9 @@ impl Tidegate {
         let outcome = |line: &str| {
             let fields = log_line(line)?;
             match fields["message"].as_str()? {
-                "reloaded" => Some(Ok(fields["generation"].as_u64().unwrap())),
+                "reloaded" | "nothing has changed" => {
+                    Some(Ok(fields["generation"].as_u64().unwrap()))
+                }
                 message if message.starts_with("reload failed") => {
                     Some(Err(fields["error"].as_str().unwrap().to_owned()))
                 }

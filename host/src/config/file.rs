@@ -55,6 +55,7 @@ fn config(t: &Table<'_>) -> Config {
         .get("admin")
         .and_then(|value| value.table(ADMIN, admin))
         .flatten();
+    let watch = t.boolean("watch", false);
     let limits = t.section("limits", limits);
     let timeouts = t.section("timeouts", timeouts);
     let http2 = t.section("http2", http2);
@@ -87,6 +88,7 @@ fn config(t: &Table<'_>) -> Config {
     Config {
         workers,
         admin,
+        watch,
         access_logs,
         limits,
         timeouts,

@@ -66,6 +66,9 @@ pub(crate) struct Config {
     /// Worker threads. Default: one per core.
     pub(crate) workers: usize,
     pub(crate) admin: Option<Admin>,
+    /// Whether a change of the file, or of a certificate that it names, has the effect of SIGHUP.
+    /// Default false.
+    pub(crate) watch: bool,
     /// Of requests that no site was found for; sites may have others.
     pub(crate) access_logs: Vec<AccessLog>,
     pub(crate) limits: Limits,
@@ -243,7 +246,7 @@ pub(crate) struct Resolver {
 }
 
 /// A name that has to be resolved, where it stands in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct HostName {
     pub(crate) name: String,
     /// What is wrong if it cannot be, but for the reason.
@@ -513,6 +516,13 @@ impl Config {
     /// text begin in its folder.
     pub(crate) fn parse(text: &str, name: &Path) -> Result<Loaded, Error> {
         file::parse(text, name)
+    }
+}
+
+/// Where it stands makes no difference.
+impl PartialEq for HostName {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
     }
 }
 

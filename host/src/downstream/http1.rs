@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -20,6 +21,9 @@ use tracing::debug;
 use super::close::close;
 use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, refused, run};
 use crate::stream::{ClientBody, Guarded, Stream};
+
+/// How long a client that has asked nothing yet may take to begin when the worker drains.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
 /// Why a connection was ended from here.
 enum Stop {
@@ -74,10 +78,15 @@ pub(crate) async fn serve(
                 (Signal::Expired, _) if !client.is_late() => {}
                 (Signal::Expired, Phase::Head) => return Poll::Ready(Err(Stop::HeadTimeout)),
                 (Signal::Expired, _) => return Poll::Ready(Err(Stop::Idle)),
+                // Its first request may be on its way, or here and not read yet.
+                (Signal::Drain, _) if client.requests() == 0 => {
+                    let at = client.watch.now().after(FIRST_REQUEST);
+                    client.watch.set_alarm(at);
+                }
                 // hyper ends the connection after the response that is under way.
-                (Signal::Drain, _) => Pin::new(&mut connection).graceful_shutdown(),
-                // None is set.
-                (Signal::Alarm, _) => {}
+                (Signal::Drain | Signal::Alarm, _) => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
             }
         }
         Pin::new(&mut connection).poll(cx).map(Ok)

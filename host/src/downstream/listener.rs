@@ -9,13 +9,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::tls::Accepted;
 use super::{http1, http2, tls};
-use crate::proxy::{Client, ConnectionPermit, Http, Signal, Worker};
+use crate::generation::ListenerId;
+use crate::proxy::{Client, ConnectionPermit, Home, Http, Signal, Worker};
 use crate::stream::Stream;
 
 /// Connections that may wait for a worker to accept them.
@@ -33,38 +35,41 @@ const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
 /// One worker's socket of one bound address.
 pub(crate) struct Listener {
-    /// Place in the configuration.
-    pub(crate) index: usize,
-    pub(crate) socket: std::net::TcpListener,
+    pub(crate) id: ListenerId,
+    socket: std::net::TcpListener,
 }
 
 impl Listener {
     /// Binds an address for a number of workers. Port 0 takes a free one, the same for all.
     ///
     /// The first socket is bound without `SO_REUSEPORT` for a moment, so that an address which another
-    /// process serves is an error instead of a share.
+    /// process serves is an error instead of a share. This process may have a socket of the port already,
+    /// bound to another one of its addresses, which would look the same: `shares` says so.
     pub(crate) fn bind(
-        index: usize,
+        id: ListenerId,
         address: SocketAddr,
         workers: usize,
+        shares: bool,
     ) -> io::Result<(SocketAddr, Vec<Self>)> {
-        let address = probe(address)?;
+        let address = if shares { address } else { probe(address)? };
         let sockets = (0..workers).map(|_| {
             let socket = socket(address)?;
             socket.set_reuse_port(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             Ok(Self {
-                index,
+                id,
                 socket: socket.into(),
             })
         });
         Ok((address, sockets.collect::<io::Result<_>>()?))
     }
 
-    /// Accepts connections until the worker drains. TLS handshakes and requests happen in tasks of
-    /// their own, so that a slow client stops nobody.
-    pub(crate) async fn accept_loop(self, worker: Rc<Worker>) {
+    /// Accepts connections until the worker drains or `closed` comes, and then those that the kernel has
+    /// accepted already. TLS handshakes and requests happen in tasks of their own, so that a slow client
+    /// stops nobody.
+    pub(crate) async fn accept_loop(self, worker: Rc<Worker>, mut closed: oneshot::Receiver<()>) {
+        let home = Home::new(self.id, &worker);
         let listener = match TcpListener::from_std(self.socket) {
             Ok(listener) => listener,
             Err(error) => {
@@ -80,17 +85,16 @@ impl Listener {
             });
             let accepted = tokio::select! {
                 biased;
-                () = drained => return,
+                () = drained => break,
+                // An error: the worker ends without a word.
+                _ = &mut closed => break,
                 accepted = listener.accept() => accepted,
             };
+            // As of now: when this is asked for again, the listener may be gone.
+            home.generation(&worker);
             match accepted {
                 Ok((socket, remote)) => {
-                    let Some(permit) = worker.admit() else {
-                        debug!(%remote, "connection refused: the worker has as many as it may");
-                        continue;
-                    };
-                    let worker = worker.clone();
-                    tokio::task::spawn_local(serve(socket, remote, self.index, worker, permit));
+                    admit(socket, remote, &home, &worker);
                 }
                 // The client was gone before it was accepted.
                 Err(error) if is_of_one_client(&error) => debug!(%error, "cannot accept"),
@@ -100,22 +104,69 @@ impl Listener {
                 }
             }
         }
+        // Closing the socket would reset them.
+        turn_away(&listener);
+        match listener.into_std() {
+            Ok(listener) => accept_rest(&listener, &home, &worker),
+            Err(error) => warn!(%error, "cannot accept what waits at a listener that closes"),
+        }
+    }
+}
+
+/// Has the kernel pass over what asks for a connection here from now on: the client's system asks again,
+/// and finds who listens then. Without this, what comes just before the socket is closed would be reset.
+fn turn_away(listener: &TcpListener) {
+    /// `BPF_RET | BPF_K`: takes so many bytes of a packet.
+    const RETURN: u16 = 0x06;
+    let nothing = [SockFilter::new(RETURN, 0, 0, 0)];
+    if let Err(error) = SockRef::from(listener).attach_filter(&nothing) {
+        debug!(%error, "cannot keep clients from a listener that closes");
+    }
+}
+
+fn accept_rest(listener: &std::net::TcpListener, home: &Home, worker: &Rc<Worker>) {
+    loop {
+        let accepted = listener.accept().and_then(|(socket, remote)| {
+            socket.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(socket)?, remote))
+        });
+        match accepted {
+            Ok((socket, remote)) => admit(socket, remote, home, worker),
+            Err(error) if is_of_one_client(&error) => debug!(%error, "cannot accept"),
+            // There are no more, or no descriptors for them.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Serves a connection in a task of its own, unless there are too many.
+fn admit(socket: TcpStream, remote: SocketAddr, home: &Home, worker: &Rc<Worker>) {
+    match worker.admit() {
+        Some(permit) => {
+            let serve = serve(socket, remote, home.clone(), worker.clone(), permit);
+            tokio::task::spawn_local(serve);
+        }
+        None => debug!(%remote, "connection refused: the worker has as many as it may"),
     }
 }
 
 async fn serve(
     socket: TcpStream,
     remote: SocketAddr,
-    listener: usize,
+    home: Home,
     worker: Rc<Worker>,
     permit: ConnectionPermit,
 ) {
     let setup = socket.set_nodelay(true).and_then(|()| socket.local_addr());
     // Fails only if the client is gone already.
     let Ok(local) = setup else { return };
-    let generation = worker.generation();
-    let tls = generation.listeners[listener].tls.clone();
-    let speaks_http2 = generation.listeners[listener].http2;
+    let generation = home.generation(&worker);
+    // None, if it was removed before the worker had heard of it.
+    let Some(listener) = generation.listener(home.listener()) else {
+        return;
+    };
+    let tls = listener.tls.as_ref().map(|tls| tls.config.clone());
+    let speaks_http2 = listener.http2;
     let (stream, tls) = match tls {
         None => (Stream::Plain(socket), None),
         Some(config) => {
@@ -140,7 +191,7 @@ async fn serve(
         _ => Some(Http::One),
     };
     let Some(http) = http else { return };
-    let client = Client::new(remote, local, listener, tls, http, &worker);
+    let client = Client::new(remote, local, home, tls, http, &worker);
     match http {
         Http::One => http1::serve(stream, Rc::new(client), worker, permit).await,
         // Boxed: it is larger, and this task is there for every connection.

@@ -108,6 +108,11 @@ impl ResponseBody {
         }
     }
 
+    /// Whether this response switches protocols.
+    pub(crate) fn switches(&self) -> bool {
+        matches!(self.source, Source::Switched(_))
+    }
+
     /// Notes why what is left of it will not be sent.
     pub(crate) fn failed(&mut self, error: &dyn std::error::Error) {
         if let Some(ending) = &mut self.ending {

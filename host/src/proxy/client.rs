@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::home::Home;
 use super::sweep::Watch;
 use super::worker::{ConnectionPermit, Worker};
 use crate::stream::{Observer, Stream};
@@ -18,8 +19,8 @@ use crate::stream::{Observer, Stream};
 pub(crate) struct Client {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-    /// Place of the listener it came in by.
-    pub(crate) listener: usize,
+    /// Where it came in.
+    pub(crate) home: Home,
     /// None: it is not encrypted.
     pub(crate) tls: Option<Box<TlsFacts>>,
     pub(crate) http: Http,
@@ -81,7 +82,7 @@ impl Client {
     pub(crate) fn new(
         remote: SocketAddr,
         local: SocketAddr,
-        listener: usize,
+        home: Home,
         tls: Option<Box<TlsFacts>>,
         http: Http,
         worker: &Worker,
@@ -93,7 +94,7 @@ impl Client {
         Self {
             remote,
             local,
-            listener,
+            home,
             tls,
             http,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
@@ -123,6 +124,12 @@ impl Client {
     /// Returns how many requests have come, the one that is under way included.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.get()
+    }
+
+    /// Whether the client is to find another connection for what it asks next: the worker drains, or
+    /// the listener that this one came in by has been removed.
+    pub(crate) fn is_to_go(&self, worker: &Worker) -> bool {
+        worker.sweep.is_draining() || self.home.is_gone(worker)
     }
 
     /// Returns how the client came in: `https` or `http`.

@@ -145,13 +145,16 @@ impl Ending {
             notes.status = Some(status);
         }
         // What is left of the request's body will not be read, so the connection cannot go on. A
-        // stream of HTTP/2 is simply reset.
+        // stream of HTTP/2 is simply reset, and its connection says by itself when it is to go.
         let client = self.client.as_ref();
-        if unread && client.is_some_and(|client| client.http == Http::One) {
+        if let Some(client) = client.filter(|client| client.http == Http::One)
+            && !response.body().switches()
+            && (unread || client.is_to_go(&self.worker))
+        {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
-            if let Some(client) = client {
+            if unread {
                 client.ends();
             }
         }

@@ -15,6 +15,7 @@ use super::body::ResponseBody;
 use super::client::{Client, Http, TlsFacts};
 use super::ending::Ending;
 use super::failure::Failure;
+use super::home::Home;
 use super::session::{RouteHandle, Session};
 use super::worker::Worker;
 use super::{affinity, answer, files, handshake, head};
@@ -79,7 +80,7 @@ impl Preview {
         let client = Rc::new(Client::new(
             remote,
             local,
-            listener,
+            Home::new(generation.listeners[listener].id, &worker),
             tls,
             Http::One,
             &worker,

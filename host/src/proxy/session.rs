@@ -150,7 +150,7 @@ fn unrouted(
         _ => "",
     };
     let mut response = answer::failed(failure, head);
-    let Some(place) = Place::without_route(worker, client.listener, host) else {
+    let Some(place) = Place::without_route(worker, client, host) else {
         return response;
     };
     let site = &place.generation.sites[place.site];
@@ -213,7 +213,7 @@ async fn discard(mut body: ClientBody) -> bool {
 pub(crate) fn refused(worker: &Rc<Worker>, client: &Client, status: StatusCode, why: &dyn Error) {
     worker.metrics.requests.increment();
     worker.metrics.responses[status.into()].increment();
-    if let Some(place) = Place::without_route(worker, client.listener, "") {
+    if let Some(place) = Place::without_route(worker, client, "") {
         let mut notes = Notes::unread(place, client.remote);
         notes.status = Some(status);
         notes.failure = Some(chain_of(why).into());
@@ -224,9 +224,10 @@ pub(crate) fn refused(worker: &Rc<Worker>, client: &Client, status: StatusCode, 
 impl Place {
     /// Where a request comes to that has no route: the site of its host, else the default one. None:
     /// the listener has no site.
-    fn without_route(worker: &Worker, listener: usize, host: &str) -> Option<Self> {
-        let generation = worker.generation();
-        let site = generation.listeners[listener].sites.find(host)?;
+    fn without_route(worker: &Worker, client: &Client, host: &str) -> Option<Self> {
+        let generation = client.home.generation(worker);
+        let listener = generation.listener(client.home.listener())?;
+        let site = listener.sites.find(host)?;
         Some(Self {
             generation,
             site,
@@ -297,9 +298,10 @@ impl Session {
         client: Rc<Client>,
         worker: Rc<Worker>,
     ) -> Result<Self, Failure> {
-        let generation = worker.generation();
+        let generation = client.home.generation(&worker);
         let limits = &generation.limits;
-        if client.tls.is_none() && generation.listeners[client.listener].tls.is_some() {
+        let listener = generation.listener(client.home.listener());
+        if client.tls.is_none() && listener.is_some_and(|listener| listener.tls.is_some()) {
             return Err(Failure::PlainOnTls);
         }
         if head::target(head).len() > limits.max_uri_bytes {
@@ -321,15 +323,11 @@ impl Session {
         let host = head::host(head)?;
         let path = normalize_path(head.uri.path())
             .map_err(|_| Failure::BadRequest("path leads out of the root or cannot be decoded"))?;
-        let found = generation.listeners[client.listener]
-            .sites
-            .find(&host)
-            .and_then(|site| {
-                generation.sites[site]
-                    .table
-                    .find(&path)
-                    .map(|found| (site, found))
-            });
+        let site = listener.and_then(|listener| listener.sites.find(&host));
+        let found = site.and_then(|site| {
+            let table = &generation.sites[site].table;
+            table.find(&path).map(|found| (site, found))
+        });
         let Some((site, found)) = found else {
             return Err(Failure::NoRoute {
                 host,

@@ -99,6 +99,11 @@ impl Sweep {
         self.now.get()
     }
 
+    /// Whether everything was told to drain.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
     /// Moves the clock and wakes what has expired. `elapsed` since the last call.
     pub(crate) fn advance(&self, elapsed: Duration) {
         // A stamp is up to one step older than the activity it stands for.

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tracing::error;
 
 use super::control::Control;
+use super::difference::Change;
 use super::swap::Swap;
 use crate::config::{SwapPolicy, duration};
 use crate::generation::Generation;
@@ -119,11 +120,29 @@ async fn swap(
     }
 }
 
-async fn reload(State(seen): Shared) -> Response {
-    match seen.control.reload().await {
-        Ok(generation) => answer(&json!({ "generation": generation })),
-        Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
-    }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    /// Nothing is done, but what would be is told.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn reload(State(seen): Shared, Query(query): Query<ReloadQuery>) -> Response {
+    let outcome = match query.dry_run {
+        true => seen.control.compare().await,
+        false => seen.control.reload().await,
+    };
+    let reloaded = match outcome {
+        Ok(reloaded) => reloaded,
+        Err(error) => return refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
+    };
+    let change = |change: &Change| json!({ "kind": change.kind.name(), "name": change.name, "change": change.how.name() });
+    answer(&json!({
+        "generation": reloaded.generation,
+        "dry_run": query.dry_run,
+        "changes": reloaded.changes.iter().map(change).collect::<Vec<_>>(),
+    }))
 }
 
 async fn not_found() -> Response {

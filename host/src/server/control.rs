@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::checks::Checks;
-use super::reload::{self, Build, Reloader};
+use super::reload::{self, Build, Reloaded, Reloader};
 use super::swap::{self, Preparation, Swap, Swapped};
-use super::watch::ModuleWatch;
+use super::watch::FileWatch;
+use super::workers::Lines;
 use crate::telemetry::AccessLogFiles;
 
 /// Requests that wait at most; whoever asks waits in line beyond that.
@@ -25,7 +26,9 @@ pub(super) struct Control(mpsc::Sender<Request>);
 /// What the control thread is asked for.
 pub(super) enum Request {
     /// To put in force what the configuration says now.
-    Reload(Answer<u64>),
+    Reload(Answer<Reloaded>),
+    /// To tell what that would change.
+    Compare(Answer<Reloaded>),
     Swap(Swap, Answer<Swapped>),
 }
 
@@ -39,9 +42,14 @@ impl Control {
         (Self(sender), receiver)
     }
 
-    /// Reloads, and returns the number of the generation in force.
-    pub(super) async fn reload(&self) -> Result<u64, String> {
+    /// Reloads.
+    pub(super) async fn reload(&self) -> Result<Reloaded, String> {
         self.ask(Request::Reload).await
+    }
+
+    /// Returns what a reload would do, and does nothing.
+    pub(super) async fn compare(&self) -> Result<Reloaded, String> {
+        self.ask(Request::Compare).await
     }
 
     /// Swaps a plugin.
@@ -80,13 +88,15 @@ impl Signals {
 
 /// What is being prepared, and who waits for it.
 enum Work {
-    Reload(Build, Answer<u64>),
+    Reload(Build, Answer<Reloaded>),
+    Compare(Build, Answer<Reloaded>),
     Swap(Preparation, Answer<Swapped>),
 }
 
 /// What has been prepared.
 enum Done {
-    Reload(Box<reload::Built>, Answer<u64>),
+    Reload(Box<reload::Built>, Answer<Reloaded>),
+    Compare(Box<reload::Built>, Answer<Reloaded>),
     Swap(swap::Prepared, Answer<Swapped>),
 }
 
@@ -94,7 +104,8 @@ enum Done {
 pub(super) async fn run(
     mut reloader: Reloader,
     signals: Signals,
-    mut modules: ModuleWatch,
+    mut files: FileWatch,
+    workers: Lines,
     logs: Arc<AccessLogFiles>,
     mut requests: mpsc::Receiver<Request>,
 ) {
@@ -129,8 +140,8 @@ pub(super) async fn run(
                 }
             }
             _ = hangup.recv() => want_reload(&mut queue),
-            () = modules.changed() => {
-                info!("a plugin's file has changed");
+            () = files.changed() => {
+                info!("a file has changed");
                 want_reload(&mut queue);
             }
             Some(request) = requests.recv() => queue.push_back(request),
@@ -138,9 +149,9 @@ pub(super) async fn run(
             () = reloader.follow_names(), if is_idle => checks.renew(),
             done = done => {
                 work = None;
-                done.finish(&mut reloader);
+                done.finish(&mut reloader, &workers);
                 checks.renew();
-                modules.set(reloader.modules());
+                files.set(reloader.watched());
             }
         }
     }
@@ -167,7 +178,8 @@ fn want_reload(queue: &mut VecDeque<Request>) {
 impl Work {
     fn begin(reloader: &Reloader, request: Request) -> Self {
         match request {
-            Request::Reload(answer) => Self::Reload(reloader.start(), answer),
+            Request::Reload(answer) => Self::Reload(reloader.start(false), answer),
+            Request::Compare(answer) => Self::Compare(reloader.start(true), answer),
             Request::Swap(swap, answer) => Self::Swap(reloader.prepare(swap), answer),
         }
     }
@@ -178,15 +190,19 @@ impl Work {
             Self::Reload(build, answer) => {
                 Done::Reload(Box::new(build.done().await), answer.take())
             }
+            Self::Compare(build, answer) => {
+                Done::Compare(Box::new(build.done().await), answer.take())
+            }
             Self::Swap(swap, answer) => Done::Swap(swap.done().await, answer.take()),
         }
     }
 }
 
 impl Done {
-    fn finish(self, reloader: &mut Reloader) {
+    fn finish(self, reloader: &mut Reloader, workers: &Lines) {
         match self {
-            Self::Reload(built, answer) => tell(answer, reloader.finish(*built)),
+            Self::Reload(built, answer) => tell(answer, reloader.finish(*built, workers)),
+            Self::Compare(built, answer) => tell(answer, reloader.compare(*built)),
             Self::Swap(prepared, answer) => tell(answer, swap::finish(prepared)),
         }
     }

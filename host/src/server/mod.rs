@@ -6,6 +6,7 @@
 mod admin;
 mod checks;
 mod control;
+mod difference;
 mod reload;
 mod swap;
 mod watch;
@@ -32,7 +33,7 @@ use crate::telemetry::{AccessLogFiles, Metrics};
 use crate::upstream::{self, Known, Names};
 use control::{Control, Signals};
 use reload::Reloader;
-use watch::ModuleWatch;
+use watch::FileWatch;
 use workers::Workers;
 
 /// Where the configuration comes from.
@@ -59,11 +60,12 @@ pub(crate) enum Error {
         address: SocketAddr,
         source: io::Error,
     },
-    /// A key that is only read at the start differs.
+    /// Keys that are only read at the start differ.
     NeedsRestart {
         name: PathBuf,
-        key: &'static str,
+        keys: Vec<&'static str>,
     },
+    Several(Vec<Self>),
     Names(upstream::NamesError),
     Start(io::Error),
 }
@@ -89,7 +91,8 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     let (generation, _) = built.commit();
     let metrics = Metrics::new(config.workers);
     metrics.set_generation(generation.number);
-    let (addresses, sockets) = bind(&config)?;
+    let bound = bind(generation.listeners.iter(), config.workers, |_| false)?;
+    let workers = config.workers;
     runtime.block_on(async {
         let admin = match &config.admin {
             None => None,
@@ -107,7 +110,12 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         let in_force = reloader.in_force().clone();
         metrics.ask_for_endpoints(move || in_force.load().endpoints());
         let workers =
-            Workers::start(sockets, reloader.in_force(), &metrics).map_err(Error::Start)?;
+            Workers::start(workers, reloader.in_force(), &metrics).map_err(Error::Start)?;
+        let mut addresses = Vec::new();
+        for (address, sockets) in bound {
+            addresses.push(address);
+            workers.lines().listen(sockets);
+        }
         let draining = Arc::new(AtomicBool::new(false));
         let (control, requests) = Control::new();
         if let Some(listener) = admin {
@@ -121,10 +129,11 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         }
         // Before anyone is told that signals and changes are noticed.
         let signals = Signals::new().map_err(Error::Start)?;
-        let modules = ModuleWatch::new(reloader.modules());
+        let files = FileWatch::new(reloader.watched());
         info!("ready");
         ready(&addresses);
-        control::run(reloader, signals, modules, logs, requests).await;
+        let lines = workers.lines().clone();
+        control::run(reloader, signals, files, lines, logs, requests).await;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
         Ok(())
@@ -167,23 +176,32 @@ async fn resolve(config: &Config, before: &Known) -> Result<(Names, Known), Erro
     }
 }
 
-/// Binds every listener once per worker. Returns the addresses by listener, the sockets by worker.
-fn bind(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<Listener>>), Error> {
-    let mut addresses = Vec::new();
-    let mut sockets: Vec<Vec<Listener>> = (0..config.workers).map(|_| Vec::new()).collect();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let (address, bound) =
-            Listener::bind(index, listener.bind, config.workers).map_err(|source| Error::Bind {
-                address: listener.bind,
-                source,
-            })?;
-        info!(%address, tls = listener.tls, "listening");
-        addresses.push(address);
-        for (worker, listener) in sockets.iter_mut().zip(bound) {
-            worker.push(listener);
+/// A bound address, and a socket of it for each worker.
+type Bound = (SocketAddr, Vec<Listener>);
+
+/// Binds listeners, once for each worker; all of them, or none. `shares`: whether this process may have a
+/// socket of an address's port already.
+fn bind<'a>(
+    listeners: impl Iterator<Item = &'a generation::Listener>,
+    workers: usize,
+    shares: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<Bound>, Error> {
+    let (mut all, mut errors) = (Vec::new(), Vec::new());
+    for listener in listeners {
+        let address = listener.bind;
+        match Listener::bind(listener.id, address, workers, shares(address)) {
+            Ok((address, sockets)) => {
+                info!(%address, tls = listener.tls.is_some(), "listening");
+                all.push((address, sockets));
+            }
+            Err(source) => errors.push(Error::Bind { address, source }),
         }
     }
-    Ok((addresses, sockets))
+    match errors.len() {
+        0 => Ok(all),
+        1 => Err(errors.remove(0)),
+        _ => Err(Error::Several(errors)),
+    }
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -251,12 +269,23 @@ impl fmt::Display for Error {
                 write!(f, "cannot listen on {address}: the address is in use")
             }
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
-            Self::NeedsRestart { name, key } => {
-                write!(
-                    f,
-                    "{}: `{key}` has changed, which takes a restart",
-                    name.display()
-                )
+            Self::NeedsRestart { name, keys } => {
+                for (n, key) in keys.iter().enumerate() {
+                    let newline = if n == 0 { "" } else { "\n" };
+                    let name = name.display();
+                    write!(
+                        f,
+                        "{newline}{name}: `{key}` has changed, which takes a restart"
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Several(errors) => {
+                for (n, error) in errors.iter().enumerate() {
+                    let newline = if n == 0 { "" } else { "\n" };
+                    write!(f, "{newline}{error}")?;
+                }
+                Ok(())
             }
             Self::Names(error) => write!(f, "{error}{}", Causes(error.source())),
             Self::Start(error) => write!(f, "cannot start: {error}"),

@@ -8,13 +8,24 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::difference::{self, Change};
 use super::swap::{self, Preparation, Swap};
+use super::workers::Lines;
 use super::{Error, Source, resolve};
 use crate::config::{Config, Module};
+use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin::Engine;
 use crate::telemetry::{AccessLogFiles, Metrics, ReloadResult};
 use crate::upstream::{Known, Names};
+
+/// What a reload did, or would do.
+pub(super) struct Reloaded {
+    /// In force now.
+    pub(super) generation: u64,
+    /// Nothing: the generation is the one that was in force before.
+    pub(super) changes: Vec<Change>,
+}
 
 /// Builds generations from one source.
 pub(super) struct Reloader {
@@ -57,29 +68,58 @@ impl Reloader {
         &self.in_force
     }
 
-    /// Returns the files that plugins were loaded from.
-    pub(super) fn modules(&self) -> Vec<PathBuf> {
-        let files = self
-            .config
-            .plugins
-            .iter()
-            .filter_map(|plugin| match &plugin.module {
-                Module::File(path) => Some(path.clone()),
-                Module::Builtin(_) => None,
-            });
-        files.collect()
+    /// Returns the files whose change means a reload: those that plugins were loaded from and, if the
+    /// configuration says so, its own and those of certificates.
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        let plugins = self.config.plugins.iter();
+        let modules = plugins.filter_map(|plugin| match &plugin.module {
+            Module::File(path) => Some(path.clone()),
+            Module::Builtin(_) => None,
+        });
+        let mut files: Vec<_> = modules.collect();
+        if self.config.watch {
+            let own = match &self.source {
+                Source::File(path) => Some(path.clone()),
+                Source::Text { .. } => None,
+            };
+            let pairs = self
+                .config
+                .sites
+                .iter()
+                .filter_map(|site| site.certificate.as_ref());
+            let pairs = pairs.flat_map(|pair| [pair.chain.clone(), pair.key.clone()]);
+            let tls = self
+                .config
+                .upstreams
+                .iter()
+                .filter_map(|up| up.tls.as_ref());
+            files.extend(
+                own.into_iter()
+                    .chain(pairs)
+                    .chain(tls.filter_map(|tls| tls.ca.clone())),
+            );
+        }
+        files
     }
 
     /// Begins to build the next generation from what the source says now. Compiling takes up to
-    /// seconds, so this is done on another thread.
-    pub(super) fn start(&self) -> Build {
+    /// seconds, so this is done on another thread. `trial`: nothing but the difference is wanted.
+    pub(super) fn start(&self, trial: bool) -> Build {
         let (source, engine) = (self.source.clone(), self.engine.clone());
-        let logs = self.logs.clone();
+        let logs = match trial {
+            true => Arc::new(AccessLogFiles::for_trial()),
+            false => self.logs.clone(),
+        };
         let (running, previous) = (self.config.clone(), self.in_force.load_full());
         let known = self.known.clone();
         Build(tokio::task::spawn_blocking(move || {
-            build(&source, &running, &engine, &logs, &known, &previous)
-                .map_err(|error| error.to_string())
+            let mut next = build(&source, &running, &engine, &logs, &known, &previous)
+                .map_err(|error| error.to_string())?;
+            if !trial {
+                let bound = bind(&running, &next.config, &previous, &next.built.generation);
+                next.sockets = bound.map_err(|error| error.to_string())?;
+            }
+            Ok(next)
         }))
     }
 
@@ -110,26 +150,56 @@ impl Reloader {
         self.metrics.set_generation(number);
     }
 
-    /// Puts a generation in force for new sessions; those that are open keep the one they began with.
-    /// If it could not be built, the one in force stays.
-    pub(super) fn finish(&mut self, built: Built) -> Result<u64, String> {
-        match built {
-            Ok(next) => {
-                let (generation, swapped) = next.built.commit();
-                swapped.iter().for_each(swap::end_grace_later);
-                let number = generation.number;
-                self.put_in_force(generation);
-                (self.config, self.names, self.known) = (next.config, next.names, next.known);
-                self.metrics.reloaded(ReloadResult::Success);
-                info!(generation = number, "reloaded");
-                Ok(number)
-            }
-            Err(error) => {
-                self.metrics.reloaded(ReloadResult::Failure);
-                error!(error, "reload failed; the generation in force stays");
-                Err(error)
-            }
+    /// Returns what a generation that was built to be looked at would change.
+    pub(super) fn compare(&self, built: Built) -> Result<Reloaded, String> {
+        let in_force = self.in_force.load();
+        built.map(|next| Reloaded {
+            generation: in_force.number,
+            changes: difference::between((&self.config, &in_force), (&next.config, &next.built)),
+        })
+    }
+
+    /// Puts a generation in force for new sessions, unless it is the same as the one that is; those that
+    /// are open keep the one they began with. If it could not be built, the one in force stays.
+    pub(super) fn finish(&mut self, built: Built, workers: &Lines) -> Result<Reloaded, String> {
+        let next = built.inspect_err(|error| {
+            self.metrics.reloaded(ReloadResult::Failure);
+            error!(error, "reload failed; the generation in force stays");
+        })?;
+        self.metrics.reloaded(ReloadResult::Success);
+        let before = self.in_force.load_full();
+        let changes = difference::between((&self.config, &before), (&next.config, &next.built));
+        (self.names, self.known) = (next.names, next.known);
+        if changes.is_empty() {
+            let generation = before.number;
+            info!(generation, "nothing has changed");
+            return Ok(Reloaded {
+                generation,
+                changes,
+            });
         }
+        let (generation, swapped) = next.built.commit();
+        swapped.iter().for_each(swap::end_grace_later);
+        let number = generation.number;
+        self.config = next.config;
+        self.put_in_force(generation);
+        next.sockets
+            .into_iter()
+            .for_each(|sockets| workers.listen(sockets));
+        let after = self.in_force.load();
+        for gone in before
+            .listeners
+            .iter()
+            .filter(|old| after.listener(old.id).is_none())
+        {
+            info!(address = %gone.bind, "listening no more");
+            workers.close(gone.id);
+        }
+        info!(generation = number, "reloaded");
+        Ok(Reloaded {
+            generation: number,
+            changes,
+        })
     }
 }
 
@@ -145,6 +215,8 @@ pub(super) struct Next {
     names: Names,
     known: Known,
     built: generation::Built,
+    /// Of listeners that are new: one for each worker.
+    sockets: Vec<Vec<Listener>>,
 }
 
 impl Build {
@@ -169,10 +241,11 @@ fn build(
         warn!("{warning}");
     }
     let config = loaded.config;
-    if let Some(key) = needs_restart(running, &config) {
+    let keys = need_restart(running, &config);
+    if !keys.is_empty() {
         return Err(Error::NeedsRestart {
             name: source.name().to_owned(),
-            key,
+            keys,
         });
     }
     let (names, known) = Handle::current().block_on(resolve(&config, known))?;
@@ -186,16 +259,36 @@ fn build(
         names,
         known,
         built,
+        sockets: Vec::new(),
     })
 }
 
-/// Returns the first key that differs and is only read at the start.
-fn needs_restart(running: &Config, next: &Config) -> Option<&'static str> {
-    [
+/// Binds the listeners that are new. All of them, or none.
+fn bind(
+    running: &Config,
+    next: &Config,
+    before: &Generation,
+    after: &Generation,
+) -> Result<Vec<Vec<Listener>>, Error> {
+    let is_new = |listener: &&generation::Listener| before.listener(listener.id).is_none();
+    let listeners = after.listeners.iter().filter(is_new);
+    super::bind(listeners, next.workers, |address| {
+        let port = address.port();
+        port != 0
+            && running
+                .listeners
+                .iter()
+                .any(|held| held.bind.port() == port)
+    })
+    .map(|bound| bound.into_iter().map(|(_, sockets)| sockets).collect())
+}
+
+/// Returns the keys that differ and are only read at the start.
+fn need_restart(running: &Config, next: &Config) -> Vec<&'static str> {
+    let keys = [
         ("workers", running.workers != next.workers),
         ("admin", running.admin != next.admin),
-        ("listeners", running.listeners != next.listeners),
-    ]
-    .into_iter()
-    .find_map(|(key, differs)| differs.then_some(key))
+    ];
+    let differ = keys.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(key, _)| key).collect()
 }

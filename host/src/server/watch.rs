@@ -1,7 +1,7 @@
-//! Notices when a plugin's file changes.
+//! Notices when a file changes that what is in force was made from.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -12,10 +12,14 @@ use tracing::warn;
 /// A file that is being written is left alone until nothing has happened to it for this long.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Watches the files of plugins.
-pub(super) struct ModuleWatch {
-    modules: BTreeSet<PathBuf>,
-    /// Folders: a file that is replaced by renaming another is a new file.
+/// Links that are followed on the way to one file.
+const MAX_LINKS: usize = 40;
+
+/// Watches files.
+pub(super) struct FileWatch {
+    /// Where a change means that one of them is another: the files, and the links on the way to them.
+    places: BTreeSet<PathBuf>,
+    /// Folders of the places: a file that is replaced by renaming another is a new file.
     folders: BTreeSet<PathBuf>,
     /// None: the system offers no notifications; then SIGHUP remains.
     watcher: Option<RecommendedWatcher>,
@@ -24,9 +28,9 @@ pub(super) struct ModuleWatch {
     quiet_at: Option<Instant>,
 }
 
-impl ModuleWatch {
-    /// Watches `modules`.
-    pub(super) fn new(modules: Vec<PathBuf>) -> Self {
+impl FileWatch {
+    /// Watches `files`.
+    pub(super) fn new(files: Vec<PathBuf>) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let noticed = move |event: notify::Result<notify::Event>| match event {
             Ok(event) if event.kind.is_access() => {}
@@ -38,42 +42,45 @@ impl ModuleWatch {
                     }
                 }
             }
-            Err(error) => warn!(%error, "cannot watch plugin files"),
+            Err(error) => warn!(%error, "cannot watch files"),
         };
         let watcher = notify::recommended_watcher(noticed)
-            .inspect_err(|error| warn!(%error, "cannot watch plugin files"))
+            .inspect_err(|error| warn!(%error, "cannot watch files"))
             .ok();
         let mut watch = Self {
-            modules: BTreeSet::new(),
+            places: BTreeSet::new(),
             folders: BTreeSet::new(),
             watcher,
             events,
             quiet_at: None,
         };
-        watch.set(modules);
+        watch.set(files);
         watch
     }
 
-    /// Watches `modules` from now on, and nothing else.
-    pub(super) fn set(&mut self, modules: Vec<PathBuf>) {
-        self.modules = modules.iter().map(|module| absolute(module)).collect();
+    /// Watches `files` from now on, and nothing else.
+    pub(super) fn set(&mut self, files: Vec<PathBuf>) {
+        self.places = files.iter().flat_map(|file| places(file)).collect();
         let folders: BTreeSet<_> = self
-            .modules
+            .places
             .iter()
-            .filter_map(|module| module.parent())
+            .filter_map(|place| place.parent())
             .map(Path::to_owned)
             .collect();
         let Some(watcher) = &mut self.watcher else {
             return;
         };
         for folder in self.folders.difference(&folders) {
-            if let Err(error) = watcher.unwatch(folder) {
+            // It may be gone, and the watch with it.
+            if let Err(error) = watcher.unwatch(folder)
+                && folder.exists()
+            {
                 warn!(%error, folder = %folder.display(), "cannot stop watching");
             }
         }
         for folder in folders.difference(&self.folders) {
             if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-                warn!(%error, folder = %folder.display(), "cannot watch for new plugin versions");
+                warn!(%error, folder = %folder.display(), "cannot watch for changes");
             }
         }
         self.folders = folders;
@@ -93,7 +100,7 @@ impl ModuleWatch {
                 },
             };
             match event {
-                Some(path) if self.modules.contains(&path) => {
+                Some(path) if self.places.contains(&path) => {
                     self.quiet_at = Some(Instant::now() + QUIET);
                 }
                 // Other files in the folder are no reason to wait longer.
@@ -104,14 +111,61 @@ impl ModuleWatch {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
-    // The folder as the system knows it, since that is how changes are told.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new(".")).canonicalize();
-    match (folder, path.file_name()) {
-        (Ok(folder), Some(name)) => folder.join(name),
-        _ => path.to_owned(),
+/// Returns where a change means that `file` is another one: the file, and each link on the way to it, such
+/// as those by which whole folders are replaced at once.
+fn places(file: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(absolute) = std::path::absolute(file) else {
+        return vec![file.to_owned()];
+    };
+    // What is left to walk, next one last.
+    let mut rest: Vec<_> = components(&absolute);
+    let mut at = PathBuf::new();
+    while let Some(part) = rest.pop() {
+        if part == Path::new("..") {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        match std::fs::read_link(&next) {
+            Ok(target) if found.len() < MAX_LINKS => {
+                rest.extend(components(&target));
+                if target.is_absolute() {
+                    at = PathBuf::new();
+                }
+                found.push(next);
+            }
+            _ => at = next,
+        }
+    }
+    found.push(at);
+    found
+}
+
+/// Returns the parts of a path, the first one last.
+fn components(path: &Path) -> Vec<PathBuf> {
+    let parts = path.components().rev();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    parts
+        .map(|part| Path::new(part.as_os_str()).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_link_on_the_way_to_a_file_is_a_place_where_it_changes() {
+        let folder = std::env::temp_dir().join(format!("tidegate-watch-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("first")).unwrap();
+        std::fs::write(folder.join("first/file"), "").unwrap();
+        std::os::unix::fs::symlink("first", folder.join("now")).unwrap();
+        std::os::unix::fs::symlink("./now/file", folder.join("file")).unwrap();
+        let root = folder.canonicalize().unwrap();
+        let places: BTreeSet<_> = places(&root.join("first/../file")).into_iter().collect();
+        let expected = ["file", "now", "first/file"].map(|place| root.join(place));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(places, BTreeSet::from(expected));
     }
 }

@@ -1,5 +1,6 @@
-//! The worker threads: started once, told to drain once.
+//! The worker threads: started once, told what to do, told to drain once.
 
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,31 +8,68 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::downstream::Listener;
-use crate::generation::Generation;
+use crate::generation::{Generation, ListenerId};
 use crate::proxy::Worker;
 use crate::telemetry::Metrics;
 
 /// The running workers.
 pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
+    lines: Lines,
     drain: watch::Sender<bool>,
 }
 
+/// The lines to the workers, in their order. Clones are lines to the same.
+#[derive(Clone)]
+pub(super) struct Lines(Arc<[mpsc::UnboundedSender<Order>]>);
+
+/// What a worker is told to do.
+pub(super) enum Order {
+    Listen(Listener),
+    /// Accepts what waits at it, and closes it.
+    Close(ListenerId),
+}
+
+impl Lines {
+    /// Hands each worker its socket of a listener.
+    pub(super) fn listen(&self, sockets: Vec<Listener>) {
+        for (line, socket) in self.0.iter().zip(sockets) {
+            tell(line, Order::Listen(socket));
+        }
+    }
+
+    /// Has a listener closed.
+    pub(super) fn close(&self, listener: ListenerId) {
+        for line in &*self.0 {
+            tell(line, Order::Close(listener));
+        }
+    }
+}
+
+fn tell(line: &mpsc::UnboundedSender<Order>, order: Order) {
+    if line.send(order).is_err() {
+        warn!("a worker that has ended was told to do something");
+    }
+}
+
 impl Workers {
-    /// Starts one thread for each set of sockets.
+    /// Starts `workers` threads, which listen to nothing yet.
     pub(super) fn start(
-        sockets: Vec<Vec<Listener>>,
+        workers: usize,
         in_force: &Arc<ArcSwap<Generation>>,
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
         let mut threads = Vec::new();
+        let mut lines = Vec::new();
         let (started, starts) = std::sync::mpsc::channel();
-        for (index, listeners) in sockets.into_iter().enumerate() {
+        for index in 0..workers {
+            let (line, orders) = mpsc::unbounded_channel();
+            lines.push(line);
             let in_force = in_force.clone();
             let metrics = metrics.worker(index);
             let draining = draining.clone();
@@ -54,7 +92,7 @@ impl Workers {
                 }
                 if let Some(runtime) = runtime {
                     let worker = Worker::new(index, in_force, metrics);
-                    runtime.block_on(serve(worker, listeners, draining));
+                    runtime.block_on(serve(worker, orders, draining));
                     // A thread that waits for a dead disk does not keep the process from ending.
                     runtime.shutdown_background();
                 }
@@ -62,7 +100,16 @@ impl Workers {
         }
         drop(started);
         starts.iter().collect::<io::Result<()>>()?;
-        Ok(Self { threads, drain })
+        Ok(Self {
+            threads,
+            lines: Lines(lines.into()),
+            drain,
+        })
+    }
+
+    /// Returns the lines to the workers.
+    pub(super) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// Lets the workers finish what they have begun, for as long as the generation in force allows,
@@ -84,10 +131,12 @@ impl Workers {
 }
 
 /// Serves until told to drain, then until everything has ended or the drain timeout has passed.
-async fn serve(worker: Rc<Worker>, listeners: Vec<Listener>, mut draining: watch::Receiver<bool>) {
-    for listener in listeners {
-        tokio::task::spawn_local(listener.accept_loop(worker.clone()));
-    }
+async fn serve(
+    worker: Rc<Worker>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    mut draining: watch::Receiver<bool>,
+) {
+    tokio::task::spawn_local(obey(worker.clone(), orders));
     let sweeper = worker.clone();
     tokio::task::spawn_local(async move { sweeper.sweep_forever().await });
     // An error means that the control thread is gone, which is a reason to end as well.
@@ -104,4 +153,20 @@ async fn serve(worker: Rc<Worker>, listeners: Vec<Listener>, mut draining: watch
         );
     }
     worker.access_logs.flush();
+}
+
+/// Does what the worker is told.
+async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut listening = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Listen(listener) => {
+                let (close, closed) = oneshot::channel::<()>();
+                listening.insert(listener.id, close);
+                tokio::task::spawn_local(listener.accept_loop(worker.clone(), closed));
+            }
+            // Dropping the sender is the sign.
+            Order::Close(listener) => drop(listening.remove(&listener)),
+        }
+    }
 }

@@ -34,9 +34,9 @@ impl Upstream {
             let Some(tls) = &self.tls else {
                 return Ok(Stream::Plain(socket));
             };
-            let connector = TlsConnector::from(tls.config.clone());
+            let connector = TlsConnector::from(tls.trust.config.clone());
             // Boxed: a TLS handshake is large, and most connections have none.
-            let stream = Box::pin(connector.connect(tls.server_name.clone(), socket))
+            let stream = Box::pin(connector.connect(tls.trust.server_name.clone(), socket))
                 .await
                 .map_err(|source| Error::Tls { address, source })?;
             Ok(Stream::TlsClient(Box::new(stream)))

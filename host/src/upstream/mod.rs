@@ -25,9 +25,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
+use crate::certificates::{self, Trust};
 use crate::config::{self, Template};
 use hash::Ring;
 
@@ -100,13 +99,14 @@ pub(crate) struct Upstream {
     pub(crate) keep_alive: usize,
     pub(crate) keep_alive_timeout: Duration,
     pub(crate) tls: Option<Tls>,
+    /// What it was made from.
+    settings: config::Upstream,
 }
 
 /// TLS towards an upstream.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    pub(crate) config: Arc<ClientConfig>,
-    pub(crate) server_name: ServerName<'static>,
+    pub(crate) trust: Trust,
     settings: config::UpstreamTls,
 }
 
@@ -128,32 +128,43 @@ impl Upstream {
     }
 
     /// Makes an upstream, with an endpoint for each address of its hosts. What `previous`, which
-    /// [`serves`](Self::serves) the same in the generation before, knows of its endpoints is kept.
+    /// [`serves`](Self::serves) the same in the generation before, knows of its endpoints is kept; if
+    /// nothing else differs either, it is that which is returned.
     pub(crate) fn new(
         settings: &config::Upstream,
         known: &Known,
-        previous: Option<&Self>,
-    ) -> Result<Self, crate::certificates::Error> {
+        previous: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, certificates::Error> {
+        let before = previous.and_then(|old| old.tls.as_ref());
         let tls = match &settings.tls {
             None => None,
-            Some(tls) => {
-                let (config, server_name) = crate::certificates::client_config(tls)?;
-                Some(Tls {
-                    config,
-                    server_name,
-                    settings: tls.clone(),
-                })
-            }
+            Some(tls) => Some(Tls {
+                trust: certificates::client_config(tls, before.map(|tls| &tls.trust))?,
+                settings: tls.clone(),
+            }),
         };
-        Ok(Self::assemble(settings, known, previous, tls))
+        let has_trust = |old: &Self| match (&old.tls, &tls) {
+            (Some(old), Some(new)) => old.trust.is(&new.trust),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        let same = previous.filter(|old| old.settings == *settings && has_trust(old));
+        if let Some(same) = same.filter(|old| old.is_there(settings, known)) {
+            return Ok(same.clone());
+        }
+        let previous = previous.map(Arc::as_ref);
+        Ok(Arc::new(Self::assemble(settings, known, previous, tls)))
     }
 
     /// Returns the same upstream with the addresses that its hosts have now. None: they are the same.
     pub(crate) fn moved(&self, settings: &config::Upstream, known: &Known) -> Option<Self> {
-        let now = addresses(settings, known).map(|(_, address)| address);
-        let before = self.endpoints.iter().map(|endpoint| endpoint.address);
-        let moved = !now.eq(before);
+        let moved = !self.is_there(settings, known);
         moved.then(|| Self::assemble(settings, known, Some(self), self.tls.clone()))
+    }
+
+    /// Whether the endpoints are those that `settings` mean now.
+    fn is_there(&self, settings: &config::Upstream, known: &Known) -> bool {
+        let now = addresses(settings, known).map(|(_, address)| address);
+        now.eq(self.endpoints.iter().map(|endpoint| endpoint.address))
     }
 
     fn assemble(
@@ -190,6 +201,7 @@ impl Upstream {
             keep_alive: settings.keep_alive,
             keep_alive_timeout: settings.keep_alive_timeout,
             tls,
+            settings: settings.clone(),
         }
     }
 

@@ -40,11 +40,11 @@ fn settings(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> confi
     }
 }
 
-fn upstream(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> Upstream {
+fn upstream(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> Arc<Upstream> {
     Upstream::new(&settings(balance, endpoints), &Known::default(), None).unwrap()
 }
 
-fn round_robin(weights: &[u32]) -> Upstream {
+fn round_robin(weights: &[u32]) -> Arc<Upstream> {
     upstream(config::Balance::RoundRobin, endpoints(weights))
 }
 

@@ -170,6 +170,12 @@ impl Serving {
             }
             let serve = stream::serve(request, respond, self.shared.clone());
             tokio::task::spawn_local(serve);
+            let client = &self.shared.client;
+            if self.leaving == Leaving::No && client.is_to_go(&self.shared.worker) {
+                self.leaving = Leaving::Told;
+                connection.graceful_shutdown();
+                client.hurry(LINGER);
+            }
         }
     }
 
