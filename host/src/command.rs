@@ -83,6 +83,9 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// See and close the sessions of a running proxy
+    #[command(subcommand)]
+    Sessions(operate::Sessions),
     /// See and replace the plugins of a running proxy
     #[command(subcommand)]
     Plugin(operate::Plugin),
@@ -121,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Import(arguments) => translate(&arguments),
         Command::Reload { dry_run, remote } => report(operate::reload(&remote, dry_run)),
         Command::Plugin(plugin) => report(plugin.run()),
+        Command::Sessions(sessions) => report(sessions.run()),
         Command::Demo {
             listen,
             admin,

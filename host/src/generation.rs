@@ -56,7 +56,7 @@ pub(crate) struct Listener {
 /// Names served alike.
 pub(crate) struct Site {
     /// The first name; empty if the site has none. It is what `$server_name` says.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) names: Vec<SiteName>,
     /// Of requests that no route was found for.
     pub(crate) settings: config::Settings,
@@ -257,7 +257,7 @@ impl Site {
         plugins: &[Arc<Plugin>],
         logs: &Logs,
     ) -> Self {
-        let name = site.names.first().map(ToString::to_string);
+        let name = site.names.first().map(|name| name.to_string().into());
         let route = |route: &config::Route| {
             let target = match &route.action {
                 Action::Proxy(target) => Some(target),

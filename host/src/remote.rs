@@ -33,6 +33,20 @@ pub(crate) enum Error {
     Runtime(#[source] io::Error),
 }
 
+/// Returns a text as it stands within a path or query (RFC 3986 §2.1).
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                escaped.push(byte.into());
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
 /// Sends one request to the admin listener at `address` and returns its answer.
 pub(crate) fn ask(
     address: SocketAddr,

@@ -1,8 +1,14 @@
 //! The end of the process: what is under way may finish, nothing new begins.
 
-use rustix::process::Signal;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Connection, Service, Tidegate, close, route_to};
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+use tokio::task::JoinSet;
+
+use crate::harness::{
+    Connection, Service, Tidegate, close, eventually, one_listener, route_to, text,
+};
 
 #[tokio::test]
 async fn an_exchange_under_way_is_finished_before_the_exit() {
@@ -78,7 +84,7 @@ async fn nobody_gets_in_while_others_finish() {
 
 #[tokio::test]
 async fn draining_ends_after_its_time_or_at_the_second_signal() {
-    for (timeout, signals) in [("200ms", 1), ("1h", 2)] {
+    for (timeout, signals, code) in [("200ms", 1, 0), ("1h", 2, 1)] {
         let service = hanging().await;
         let routes = format!("{}[timeouts]\ndrain = \"{timeout}\"", route_to(&service));
         let mut tidegate = Tidegate::serving(&routes).await;
@@ -91,7 +97,7 @@ async fn draining_ends_after_its_time_or_at_the_second_signal() {
             // Or two signals could become one.
             idle.expect_end().await;
         }
-        tidegate.process.exit().await;
+        assert_eq!(tidegate.process.exit().await.code(), Some(code));
         busy.expect_end().await;
     }
 }
@@ -106,4 +112,176 @@ async fn hanging() -> Service {
         connection.read_to_end().await;
     })
     .await
+}
+
+/// Their clients do not come back all at once.
+#[tokio::test]
+async fn sessions_are_closed_one_after_the_other() {
+    const SESSIONS: u32 = 20;
+    const SPREAD: Duration = Duration::from_secs(2);
+    let service = Service::websocket_echo().await;
+    let timeouts = "[timeouts]\ndrain = \"12s\"\ndrain_spread = \"2s\"";
+    let mut tidegate = Tidegate::serving(&(route_to(&service) + timeouts)).await;
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        clients.push(tidegate.websocket("/").await);
+    }
+    let begin = Instant::now();
+    tidegate.process.signal(Signal::TERM);
+    let mut closings = JoinSet::new();
+    for (place, mut client) in clients.into_iter().enumerate() {
+        closings.spawn(async move {
+            // Until its turn comes a session goes on as ever.
+            if place == 10 {
+                client.expect_echo("still here").await;
+            }
+            assert_eq!(client.read_frame().await, close(1001, ""));
+            let at = begin.elapsed();
+            client.send_frame(close(1001, "")).await;
+            client.expect_end().await;
+            at
+        });
+    }
+    let mut times = closings.join_all().await;
+    times.sort();
+    // The machine may be slow, but nobody is told too early.
+    let (first, last) = (times[0], times[times.len() - 1]);
+    let least = SPREAD.mul_f64(0.9);
+    assert!(last >= least, "all were closed within {last:?}");
+    let half = times.iter().filter(|time| **time < SPREAD / 2).count();
+    assert!(half <= 11, "{half} of 20 in the first half: {times:?}");
+    assert!(first < SPREAD, "the first one waited for {first:?}");
+    assert_eq!(tidegate.process.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_connections_of_clients_that_go_on_to_ask_end_with_a_whole_response() {
+    let service = Service::http_echo().await;
+    let tidegate = Tidegate::serving(&route_to(&service)).await;
+    let mut client = tidegate.connect().await;
+    let get = "GET / HTTP/1.1\nHost: a";
+    client.exchange(get).await;
+    let mut fresh = tidegate.connect().await;
+    tidegate.process.signal(Signal::TERM);
+    eventually("the end of the listener", async || {
+        let connected = tokio::net::TcpStream::connect(tidegate.address(0)).await;
+        connected.is_err().then_some(())
+    })
+    .await;
+    for client in [&mut client, &mut fresh] {
+        let last = client.exchange(get).await;
+        assert_eq!(
+            (last.status(), last.field("connection")),
+            (200, Some("close"))
+        );
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn another_process_takes_over_the_address() {
+    let service = hanging().await;
+    let mut tidegate = Tidegate::serving(&route_to(&service)).await;
+    let mut busy = tidegate.connect().await;
+    busy.send_head("GET / HTTP/1.1\nHost: a").await;
+    busy.read_head().await;
+    let mut idle = tidegate.connect().await;
+
+    let successor = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    successor.set_reuse_port(true).unwrap();
+    successor.bind(&tidegate.address(0).into()).unwrap();
+    successor.listen(64).unwrap();
+    tidegate.process.signal(Signal::TERM);
+    tidegate.log("draining").await;
+    idle.expect_end().await;
+    for _ in 0..20 {
+        let client = Connection::open(tidegate.address(0)).await;
+        let (_, address) = successor.accept().unwrap();
+        assert_eq!(address.as_socket(), Some(client.address()));
+    }
+}
+
+/// Everything that was begun comes to its end, and the process to its own in time.
+#[tokio::test]
+async fn under_load_every_exchange_is_finished_and_every_session_closed() {
+    const BODY: usize = 256 * 1024;
+    let (chat, pages) = (Service::websocket_echo().await, whole().await);
+    let routes = route_to(&chat).replace("\"/\"", "\"/chat\"") + &route_to(&pages);
+    let timeouts = "[timeouts]\ndrain = \"14s\"\ndrain_spread = \"1s\"";
+    let configuration = one_listener(&(routes + timeouts)).replace("workers = 1", "workers = 2");
+    let mut tidegate = Tidegate::start(&configuration).await;
+    let address = tidegate.address(0);
+    let mut talks = JoinSet::new();
+    for _ in 0..40 {
+        let mut client = tidegate.websocket("/chat").await;
+        talks.spawn(async move {
+            let mut sent = 0_u64;
+            loop {
+                if client
+                    .try_send(text(sent.to_string()).encode(Some([0; 4])))
+                    .await
+                    .is_err()
+                {
+                    panic!("cut after {sent} messages");
+                }
+                let frame = client.read_frame().await;
+                if frame == close(1001, "") {
+                    client.send_frame(close(1001, "")).await;
+                    client.read_to_end().await;
+                    return sent;
+                }
+                assert_eq!(frame, text(sent.to_string()));
+                sent += 1;
+            }
+        });
+    }
+    let mut asking = JoinSet::new();
+    for kept in [true, true, false, false] {
+        asking.spawn(async move {
+            let mut answered = 0_u64;
+            let get = "GET / HTTP/1.1\nHost: a";
+            let mut client = None;
+            loop {
+                let opened = match client.take() {
+                    Some(connection) => Some(connection),
+                    None => Connection::try_open(address).await.ok(),
+                };
+                // Refused: it takes no more.
+                let Some(mut connection) = opened else {
+                    return answered;
+                };
+                let response = connection.exchange(get).await;
+                assert_eq!((response.status(), response.body.len()), (200, BODY));
+                answered += 1;
+                let ends = response.field("connection") == Some("close");
+                client = (kept && !ends).then_some(connection);
+            }
+        });
+    }
+    eventually("some load", async || {
+        (pages.connections() > 2).then_some(())
+    })
+    .await;
+    tidegate.process.signal(Signal::TERM);
+    let began = Instant::now();
+    for answered in asking.join_all().await {
+        assert!(answered > 0);
+    }
+    assert_eq!(talks.join_all().await.len(), 40);
+    assert_eq!(tidegate.process.exit().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(14));
+
+    /// A service whose answers take some writes.
+    async fn whole() -> Service {
+        Service::start(|mut connection: Connection| async move {
+            while connection.next_request().await.is_some() {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
+                let answer = head + &"x".repeat(BODY);
+                if connection.try_send(answer).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await
+    }
 }

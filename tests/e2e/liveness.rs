@@ -429,7 +429,8 @@ async fn a_closing_handshake_under_way_is_not_disturbed_by_a_shutdown() {
     .await;
     for path in PATHS {
         let settings = "close_timeout = \"1m\"";
-        let tidegate = Tidegate::serving(&routes(&service, settings)).await;
+        let at_once = "\n[timeouts]\ndrain_spread = \"0s\"";
+        let tidegate = Tidegate::serving(&(routes(&service, settings) + at_once)).await;
         let mut client = tidegate.websocket(path).await;
         let mut clock = tidegate.websocket("/blind/clock").await;
         client.send_frame(close(3000, "bye")).await;

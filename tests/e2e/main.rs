@@ -49,6 +49,7 @@ mod resolver;
 mod responses;
 mod retries;
 mod routes;
+mod sessions;
 mod stock_plugins;
 mod streams;
 mod swap;

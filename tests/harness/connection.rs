@@ -68,6 +68,13 @@ impl Connection {
         Self::new(stream, Role::Client)
     }
 
+    /// Connects to an address where perhaps nobody listens any more.
+    pub(crate) async fn try_open(address: SocketAddr) -> io::Result<Self> {
+        let stream = within("connection", TcpStream::connect(address)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::new(stream, Role::Client))
+    }
+
     /// Connects to an address as a client at an address of its own.
     pub(crate) async fn open_from(client: IpAddr, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();

@@ -154,13 +154,21 @@ fn http2(t: &Table<'_>) -> Http2 {
 }
 
 fn timeouts(t: &Table<'_>) -> ClientTimeouts {
+    let drain = t.duration_or_zero("drain", Duration::from_secs(30));
+    let drain_spread = t.duration_or_zero("drain_spread", drain / 2);
+    if drain_spread > drain
+        && let Some(value) = t.get("drain_spread")
+    {
+        value.expected("a duration not longer than `drain`");
+    }
     ClientTimeouts {
         tls_handshake: t.duration("tls_handshake", Duration::from_secs(10)),
         header_read: t.duration("header_read", Duration::from_secs(60)),
         keep_alive: t.duration("keep_alive", Duration::from_secs(75)),
         body_read: t.duration("body_read", Duration::from_secs(60)),
         send: t.duration("send", Duration::from_secs(60)),
-        drain: t.duration_or_zero("drain", Duration::from_secs(30)),
+        drain,
+        drain_spread,
     }
 }
 

@@ -134,6 +134,8 @@ pub(crate) struct ClientTimeouts {
     pub(crate) send: Duration,
     /// How long exchanges and sessions may go on after the first SIGTERM or SIGINT. Default 30 s.
     pub(crate) drain: Duration,
+    /// Over how much of it sessions are told to end, one after the other. Default: half of it.
+    pub(crate) drain_spread: Duration,
 }
 
 /// A bound address.

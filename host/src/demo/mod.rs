@@ -128,6 +128,7 @@ pub(crate) fn config(
 
 [timeouts]
 drain = "5s"
+drain_spread = "0s"
 
 [[listeners]]
 bind = "{listen}"

@@ -22,8 +22,9 @@ use super::close::close;
 use crate::proxy::{Client, ConnectionPermit, Phase, Signal, Worker, refused, run};
 use crate::stream::{ClientBody, Guarded, Stream};
 
-/// How long a client that has asked nothing yet may take to begin when the worker drains.
-const FIRST_REQUEST: Duration = Duration::from_millis(100);
+/// How long clients may go on to ask when the worker drains: a request may be on its way, or here and not
+/// read yet. What is answered meanwhile says that the connection ends.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// Why a connection was ended from here.
 enum Stop {
@@ -78,15 +79,14 @@ pub(crate) async fn serve(
                 (Signal::Expired, _) if !client.is_late() => {}
                 (Signal::Expired, Phase::Head) => return Poll::Ready(Err(Stop::HeadTimeout)),
                 (Signal::Expired, _) => return Poll::Ready(Err(Stop::Idle)),
-                // Its first request may be on its way, or here and not read yet.
-                (Signal::Drain, _) if client.requests() == 0 => {
-                    let at = client.watch.now().after(FIRST_REQUEST);
+                (Signal::Drain, _) => {
+                    let at = client.watch.now().after(LAST_REQUESTS);
                     client.watch.set_alarm(at);
                 }
                 // hyper ends the connection after the response that is under way.
-                (Signal::Drain | Signal::Alarm, _) => {
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
+                (Signal::Alarm, _) => Pin::new(&mut connection).graceful_shutdown(),
+                // It is not a session.
+                (Signal::Close, _) => {}
             }
         }
         Pin::new(&mut connection).poll(cx).map(Ok)

@@ -302,6 +302,12 @@ impl MessageChain {
         self.end(code, by);
     }
 
+    /// Returns the plugins that see messages of the session, and the version of each that it is on.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (Arc<str>, u64)> {
+        let slots = self.links.iter().map(|link| link.slot.version());
+        slots.map(|version| (Arc::clone(version.name()), version.id()))
+    }
+
     /// Returns the time that plugins have taken since the request.
     pub(crate) fn time_spent(&self) -> Duration {
         self.time_spent

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
+use super::registry::Goodbye;
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{ProtocolError, Side};
 use crate::telemetry::ClosedBy;
@@ -139,6 +140,8 @@ pub(crate) enum SessionFailure {
     Plugin(plugin::Failure),
     #[error("closed by a plugin")]
     ClosedByPlugin { code: CloseCode, reason: String },
+    #[error("closed by an operator")]
+    ClosedByOperator(Goodbye),
 }
 
 impl SessionFailure {
@@ -168,7 +171,8 @@ impl SessionFailure {
             }
             Self::Overdue => (CloseCode::SERVICE_RESTART, "".into()),
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
-            Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
+            Self::ClosedByPlugin { code, reason }
+            | Self::ClosedByOperator(Goodbye { code, reason }) => (*code, reason.into()),
         })
     }
 
@@ -186,7 +190,8 @@ impl SessionFailure {
             | Self::Draining
             | Self::Overdue => (CloseCode::GOING_AWAY, "".into()),
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
-            Self::ClosedByPlugin { code, reason } => (*code, reason.into()),
+            Self::ClosedByPlugin { code, reason }
+            | Self::ClosedByOperator(Goodbye { code, reason }) => (*code, reason.into()),
         })
     }
 
@@ -214,7 +219,8 @@ impl SessionFailure {
             | Self::Draining
             | Self::Overdue
             | Self::Plugin(_)
-            | Self::ClosedByPlugin { .. } => None,
+            | Self::ClosedByPlugin { .. }
+            | Self::ClosedByOperator(_) => None,
         }
     }
 
@@ -230,7 +236,8 @@ impl SessionFailure {
             | Self::Idle
             | Self::Age
             | Self::Draining
-            | Self::Overdue => ClosedBy::Proxy,
+            | Self::Overdue
+            | Self::ClosedByOperator(_) => ClosedBy::Proxy,
         }
     }
 }

@@ -26,6 +26,7 @@ use super::ending::Ending;
 use super::exchange::broken;
 use super::failure::Failure;
 use super::head;
+use super::registry::Entry;
 use super::relay::{self, Relay};
 use super::response;
 use super::session::Session;
@@ -177,7 +178,13 @@ pub(crate) async fn run(
         worker: session.worker.clone(),
         service: switched.io.into_inner().into_inner(),
         service_early: switched.read_buf,
-        is_websocket: offer.is_websocket,
+        entry: Entry::new(
+            session.client.remote,
+            (&route.site().name, &route.label),
+            &endpoint.name,
+            session.request_id(),
+            offer.is_websocket,
+        ),
         chain: chain.map(|chain| {
             let handshake = remembered(session, head, &response, endpoint);
             (chain, Arc::new(handshake))

@@ -15,6 +15,7 @@ use super::ending::Ending;
 use super::failure::SessionFailure;
 use super::liveness::Liveness;
 use super::outlet::Outlet;
+use super::registry::Entry;
 use super::session::RouteHandle;
 use super::sweep::Watch;
 use super::worker::{ConnectionPermit, Worker};
@@ -29,7 +30,8 @@ pub(crate) struct Relay {
     pub(crate) service: Stream,
     /// What the service sent after its 101.
     pub(crate) service_early: Bytes,
-    pub(crate) is_websocket: bool,
+    /// The session as operators see it.
+    pub(crate) entry: Box<Entry>,
     /// The plugins that may want messages.
     pub(crate) chain: Option<(ChainRun, Arc<Handshake>)>,
     /// What the proxy agreed on with each side. Nothing, if there is no chain: then the sides did.
@@ -100,7 +102,7 @@ pub(crate) fn start(
         worker,
         service,
         service_early,
-        is_websocket,
+        entry,
         chain,
         compression,
         route,
@@ -124,12 +126,13 @@ pub(crate) fn start(
     bytes[Direction::ToClient].add(early.1.len() as u64);
     let clocks = Clocks {
         idle_timeout: websocket.idle_timeout,
-        liveness: is_websocket
+        liveness: entry
+            .is_websocket
             .then(|| Liveness::new(websocket.liveness, ends.worker.sweep.now()))
             .flatten(),
     };
     let Some((chain, handshake)) = chain else {
-        tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks, None));
+        tokio::task::spawn_local(tunnel::run(ends, early, entry, clocks, None));
         return;
     };
     let mut sent = Vec::new();
@@ -147,10 +150,10 @@ pub(crate) fn start(
         Ok(Opening::Unwatched(chain)) if compression.is_transparent() => {
             let early = filter::behind(sent, early);
             let watched = Some(Box::new(watched(chain)));
-            tokio::task::spawn_local(tunnel::run(ends, early, is_websocket, clocks, watched));
+            tokio::task::spawn_local(tunnel::run(ends, early, entry, clocks, watched));
         }
         Ok(Opening::Watched(chain) | Opening::Unwatched(chain)) => {
-            let filter = filter::run(ends, early, watched(chain), sent, clocks);
+            let filter = filter::run(ends, early, entry, watched(chain), sent, clocks);
             tokio::task::spawn_local(filter);
         }
         Ok(Opening::Close { code, reason }) => {

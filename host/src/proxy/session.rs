@@ -480,6 +480,11 @@ impl Session {
         }
     }
 
+    /// Returns what `$request_id` stands for, if somebody has asked.
+    pub(crate) fn request_id(&self) -> Option<u128> {
+        self.request_id.get()
+    }
+
     /// Returns what variables are asked about.
     pub(crate) fn variables(&self) -> Variables<'_> {
         Variables {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::registry::{Entry, Figures, Goodbye, PluginVersion, Sight};
+
 /// The watches of one worker and their clock.
 #[derive(Default)]
 pub(crate) struct Sweep {
@@ -19,6 +21,8 @@ pub(crate) struct Sweep {
     past: Cell<Moment>,
     draining: Cell<bool>,
     watched: RefCell<Slab<Rc<State>>>,
+    /// Sessions that were watched so far.
+    sessions: Cell<u64>,
 }
 
 /// A point in time by the clock of a worker.
@@ -37,6 +41,8 @@ pub(crate) struct Watch {
 pub(crate) enum Signal {
     /// The worker takes no new sessions and wants this one to end.
     Drain,
+    /// An operator wants the session to end; see [`Watch::goodbye`].
+    Close,
     /// The armed timeout has gone by without activity.
     Expired,
     /// The moment that the alarm was set to has gone by.
@@ -52,12 +58,15 @@ struct State {
     pending: Cell<Pending>,
     listens: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// None: not a session.
+    entry: Option<Box<Entry>>,
 }
 
 /// Signals that the task has not been given.
 #[derive(Clone, Copy, Default)]
 struct Pending {
     drain: bool,
+    close: bool,
     expired: bool,
     alarm: bool,
 }
@@ -70,11 +79,29 @@ impl Moment {
     pub(crate) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
+
+    /// Returns the time from an earlier moment to this one.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
 }
 
 impl Sweep {
     /// Begins to watch; nothing is armed yet. While the worker drains, [`Signal::Drain`] comes at once.
     pub(crate) fn watch(self: &Rc<Self>) -> Watch {
+        self.begin(None)
+    }
+
+    /// Begins to watch a session, as [`Self::watch`]; operators see it from now on.
+    pub(crate) fn watch_session(self: &Rc<Self>, mut entry: Box<Entry>) -> Watch {
+        let number = self.sessions.get() + 1;
+        self.sessions.set(number);
+        entry.number = number;
+        entry.opened = self.now.get();
+        self.begin(Some(entry))
+    }
+
+    fn begin(self: &Rc<Self>, entry: Option<Box<Entry>>) -> Watch {
         let state = Rc::new(State {
             since: Cell::new(self.now.get()),
             timeout: Cell::new(u64::MAX),
@@ -85,6 +112,7 @@ impl Sweep {
             }),
             listens: Cell::new(false),
             waker: RefCell::new(None),
+            entry,
         });
         let key = self.watched.borrow_mut().insert(state.clone());
         Watch {
@@ -136,12 +164,71 @@ impl Sweep {
         (end < watched.capacity()).then_some(end)
     }
 
-    /// Tells every watch, and those to come, to drain.
+    /// Tells every watch but those of sessions, and all that are to come, to drain.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         for (_, state) in self.watched.borrow().iter() {
+            if state.entry.is_none() {
+                state.wake(Signal::Drain);
+            }
+        }
+    }
+
+    /// Tells one session to drain, if it is still there.
+    pub(super) fn dismiss(&self, key: usize, number: u64) {
+        if let Some(state) = self.session(key, number) {
             state.wake(Signal::Drain);
         }
+    }
+
+    /// Shows `look` the sessions among `count` of all watches, from place `from` on: the place, the entry,
+    /// the clock, and how long nothing has passed. Returns where to go on; None: that was the last.
+    pub(super) fn entries(
+        &self,
+        from: usize,
+        count: usize,
+        look: &mut impl FnMut(usize, &Entry, Moment, Duration),
+    ) -> Option<usize> {
+        let watched = self.watched.borrow();
+        let end = from.saturating_add(count).min(watched.capacity());
+        let now = self.now.get();
+        for key in from..end {
+            let state = watched.get(key);
+            if let Some((state, entry)) = state.and_then(|s| Some((s, s.entry.as_deref()?))) {
+                look(key, entry, now, now.since(state.since.get()));
+            }
+        }
+        (end < watched.capacity()).then_some(end)
+    }
+
+    /// Returns how a session looks, if it is still there.
+    pub(super) fn sight(&self, key: usize, number: u64) -> Option<Sight> {
+        let state = self.session(key, number)?;
+        let now = self.now.get();
+        let entry = state.entry.as_deref()?;
+        Some(entry.sight(now, now.since(state.since.get())))
+    }
+
+    /// Has a session closed. Returns whether it was still there.
+    pub(super) fn bid_goodbye(&self, key: usize, number: u64, goodbye: &Goodbye) -> bool {
+        let state = self.session(key, number);
+        let Some((state, entry)) = state
+            .as_deref()
+            .and_then(|s| Some((s, s.entry.as_deref()?)))
+        else {
+            return false;
+        };
+        entry.goodbye.set(Some(Box::new(goodbye.clone())));
+        state.wake(Signal::Close);
+        true
+    }
+
+    /// Returns what is at a place, unless another one has taken it meanwhile.
+    fn session(&self, key: usize, number: u64) -> Option<Rc<State>> {
+        let watched = self.watched.borrow();
+        let state = watched.get(key)?;
+        let is_it = state.entry.as_deref()?.number == number;
+        is_it.then(|| state.clone())
     }
 }
 
@@ -172,6 +259,26 @@ impl Watch {
     /// Notes activity.
     pub(crate) fn touch(&self) {
         self.state.since.set(self.sweep.now.get());
+    }
+
+    /// Notes what has passed in the session.
+    pub(crate) fn passed(&self, figures: Figures) {
+        if let Some(entry) = &self.state.entry {
+            entry.figures.set(figures);
+        }
+    }
+
+    /// Notes which versions of plugins the session is on.
+    pub(crate) fn is_on(&self, plugins: impl Iterator<Item = PluginVersion>) {
+        if let Some(entry) = &self.state.entry {
+            *entry.plugins.borrow_mut() = plugins.collect();
+        }
+    }
+
+    /// Returns with what the session is to be closed, once.
+    pub(crate) fn goodbye(&self) -> Option<Goodbye> {
+        let goodbye = self.state.entry.as_ref()?.goodbye.take();
+        goodbye.map(|goodbye| *goodbye)
     }
 
     /// Sets the alarm, in place of the one before. It does not care for activity.
@@ -215,6 +322,7 @@ impl State {
         let mut pending = self.pending.get();
         match signal {
             Signal::Drain => pending.drain = true,
+            Signal::Close => pending.close = true,
             Signal::Expired => pending.expired = true,
             Signal::Alarm => pending.alarm = true,
         }
@@ -241,6 +349,7 @@ impl Pending {
     fn take(&mut self) -> Option<Signal> {
         let signals = [
             (&mut self.drain, Signal::Drain),
+            (&mut self.close, Signal::Close),
             (&mut self.expired, Signal::Expired),
             (&mut self.alarm, Signal::Alarm),
         ];

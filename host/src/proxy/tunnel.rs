@@ -18,6 +18,7 @@ use super::filter;
 use super::framing::frame_plain;
 use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
+use super::registry::{Entry, Figures};
 use super::relay::{Clocks, Crossing, Ends, Watched, Way};
 use super::sweep::{Signal, Watch};
 use super::worker::Buffers;
@@ -96,11 +97,12 @@ enum Outcome {
 pub(crate) fn run(
     ends: Ends,
     (for_service, for_client): (Vec<u8>, Vec<u8>),
-    is_websocket: bool,
+    entry: Box<Entry>,
     clocks: Clocks,
     watched: Option<Box<Watched>>,
 ) -> impl Future<Output = ()> {
-    let watch = ends.worker.sweep.watch();
+    let is_websocket = entry.is_websocket;
+    let watch = ends.worker.sweep.watch_session(entry);
     watch.arm(clocks.idle_timeout);
     if let Some(liveness) = &clocks.liveness {
         watch.set_alarm(liveness.next());
@@ -172,8 +174,9 @@ pub(crate) async fn refuse(mut ends: Ends, sent: Vec<Sent>, failure: SessionFail
 
 impl Tunnel {
     fn run(mut self, watch: Watch) -> impl Future<Output = ()> {
-        if self.watched.is_some() {
+        if let Some(watched) = &self.watched {
             watch.listen();
+            watch.is_on(watched.chain.versions());
         }
         // An `async fn` would keep room for its arguments as well, for as long as it lives.
         async move {
@@ -200,10 +203,21 @@ impl Tunnel {
                 Signal::Expired => return Poll::Ready(self.expired()),
                 // It goes on until the worker ends it, if there is no better moment.
                 Signal::Drain => _ = self.leave(SessionFailure::Draining),
+                Signal::Close => {
+                    let Some(goodbye) = watch.goodbye() else {
+                        continue;
+                    };
+                    let failure = SessionFailure::ClosedByOperator(goodbye);
+                    if !self.is_understood() {
+                        return Poll::Ready(Outcome::Failed(failure));
+                    }
+                    self.leave(failure);
+                    self.end_within(watch);
+                }
                 Signal::Alarm => alarm = true,
             }
         }
-        if let Some(outcome) = self.catch_up(cx) {
+        if let Some(outcome) = self.catch_up(cx, watch) {
             return Poll::Ready(outcome);
         }
         let mut relayed = self.relay(cx, watch);
@@ -215,14 +229,14 @@ impl Tunnel {
             };
         }
         if relayed.is_pending() && (self.to_service.waits() || self.to_client.waits()) {
-            return self.catch_up(cx).map_or(Poll::Pending, Poll::Ready);
+            return self.catch_up(cx, watch).map_or(Poll::Pending, Poll::Ready);
         }
         relayed
     }
 
     /// Moves the session to the versions of its plugins that are assigned to it, once both directions are
     /// between two messages at a time. Returns how the relay ends here, if it does.
-    fn catch_up(&mut self, cx: &Context<'_>) -> Option<Outcome> {
+    fn catch_up(&mut self, cx: &Context<'_>, watch: &Watch) -> Option<Outcome> {
         let watched = self.watched.as_mut()?;
         let flows = [&mut self.to_service, &mut self.to_client];
         // Whatever comes of it, what waits goes on.
@@ -240,6 +254,7 @@ impl Tunnel {
         }
         let mut sent = Vec::new();
         let handover = watched.chain.catch_up(&mut sent);
+        watch.is_on(watched.chain.versions());
         let failure = match handover {
             Ok(Handover::Continue) if watched.chain.is_watching() => {
                 return Some(Outcome::Watched(sent));
@@ -326,6 +341,10 @@ impl Tunnel {
             if !self.is_ending {
                 watch.touch();
             }
+            watch.passed(Figures {
+                bytes: [after[0], after[1]],
+                messages: self.messages(),
+            });
             self.note_close(watch);
         }
         self.ended_by = self
@@ -422,10 +441,23 @@ impl Tunnel {
         None
     }
 
+    /// Returns the messages from the client and from the service so far, those that plugins saw included.
+    fn messages(&self) -> [u64; 2] {
+        let counts = self.watched.as_ref().map(|watched| &watched.counts);
+        let seen = counts.map_or([0; 2], |counts| [counts.from_client, counts.from_service]);
+        let unseen = [self.to_service.messages(), self.to_client.messages()];
+        [seen[0] + unseen[0], seen[1] + unseen[1]]
+    }
+
+    /// Whether frames are followed both ways.
+    fn is_understood(&self) -> bool {
+        self.to_service.frames.is_some() && self.to_client.frames.is_some()
+    }
+
     /// Ends the session as soon as that cuts no frame. False: of what is not understood nobody knows a
     /// good moment to end it.
     fn leave(&mut self, failure: SessionFailure) -> bool {
-        if self.to_service.frames.is_none() || self.to_client.frames.is_none() {
+        if !self.is_understood() {
             return false;
         }
         // The peers end it themselves, and in bounded time.

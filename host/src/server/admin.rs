@@ -23,7 +23,9 @@ use tracing::error;
 
 use super::control::Control;
 use super::difference::Change;
+use super::sessions;
 use super::swap::Swap;
+use super::workers::Lines;
 use crate::config::{SwapPolicy, duration};
 use crate::generation::Generation;
 use crate::plugin::{Plugin, Version};
@@ -39,10 +41,11 @@ pub(crate) struct Seen {
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) in_force: Arc<ArcSwap<Generation>>,
     pub(super) control: Control,
+    pub(super) workers: Lines,
 }
 
 /// What all handlers share.
-type Shared = State<Arc<Seen>>;
+pub(super) type Shared = State<Arc<Seen>>;
 
 /// Serves until the task is dropped.
 pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
@@ -52,6 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
         .route("/v1/plugins", get(plugins))
         .route("/v1/plugins/{name}/swap", post(swap))
         .route("/v1/reload", post(reload))
+        .merge(sessions::routes())
         .fallback(not_found)
         .layer(middleware::from_fn(refuse_pages))
         .layer(DefaultBodyLimit::max(MAX_MODULE_BYTES))
@@ -148,7 +152,7 @@ async fn reload(State(seen): Shared, Query(query): Query<ReloadQuery>) -> Respon
 async fn not_found() -> Response {
     refusal(
         StatusCode::NOT_FOUND,
-        "here are /healthz, /metrics, /v1/plugins, /v1/plugins/NAME/swap and /v1/reload",
+        "there is nothing here; docs/admin.md has a list of what there is",
     )
 }
 
@@ -201,15 +205,15 @@ fn version_as_json(version: &Version) -> Value {
     })
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
-fn answer(value: &Value) -> Response {
+pub(super) fn answer(value: &Value) -> Response {
     ([(CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
 }
 
-fn refusal(status: StatusCode, error: &str) -> Response {
+pub(super) fn refusal(status: StatusCode, error: &str) -> Response {
     (status, answer(&json!({ "error": error }))).into_response()
 }

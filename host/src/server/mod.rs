@@ -7,7 +7,9 @@ mod admin;
 mod checks;
 mod control;
 mod difference;
+mod parameters;
 mod reload;
+mod sessions;
 mod swap;
 mod watch;
 mod workers;
@@ -124,6 +126,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
                 draining: draining.clone(),
                 in_force: reloader.in_force().clone(),
                 control,
+                workers: workers.lines().clone(),
             };
             tokio::spawn(admin::serve(listener, seen));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,7 +33,11 @@ pub(super) enum Order {
     Listen(Listener),
     /// Accepts what waits at it, and closes it.
     Close(ListenerId),
+    Ask(Question),
 }
+
+/// What is asked of a worker, on its own thread.
+type Question = Box<dyn FnOnce(Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 impl Lines {
     /// Hands each worker its socket of a listener.
@@ -40,6 +45,28 @@ impl Lines {
         for (line, socket) in self.0.iter().zip(sockets) {
             tell(line, Order::Listen(socket));
         }
+    }
+
+    /// Returns how many workers there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Asks a worker something, on its own thread. None: there is no such worker, or not any more.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        question: impl AsyncFnOnce(&Worker) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask: Question = Box::new(move |worker| {
+            Box::pin(async move {
+                // Whoever asked may have gone away.
+                drop(answer.send(question(&worker).await));
+            })
+        });
+        self.0.get(worker)?.send(Order::Ask(ask)).ok()?;
+        answered.await.ok()
     }
 
     /// Has a listener closed.
@@ -145,7 +172,12 @@ async fn serve(
     }
     worker.sweep.drain();
     worker.pools.clear();
-    let limit = worker.generation().timeouts.drain;
+    let (limit, spread) = {
+        let timeouts = &worker.generation().timeouts;
+        (timeouts.drain, timeouts.drain_spread)
+    };
+    let dismissing = worker.clone();
+    tokio::task::spawn_local(async move { dismissing.dismiss_sessions(spread).await });
     if !worker.drained(limit).await {
         warn!(
             connections = worker.connections(),
@@ -167,6 +199,7 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
             }
             // Dropping the sender is the sign.
             Order::Close(listener) => drop(listening.remove(&listener)),
+            Order::Ask(question) => drop(tokio::task::spawn_local(question(worker.clone()))),
         }
     }
 }

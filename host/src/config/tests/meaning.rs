@@ -47,6 +47,7 @@ fn what_a_file_leaves_out_has_its_default() {
         body_read: seconds(60),
         send: seconds(60),
         drain: seconds(30),
+        drain_spread: seconds(15),
     };
     assert_eq!(config.timeouts, timeouts);
     let http2 = Http2 {

@@ -109,6 +109,18 @@ fn top_level_sections_are_explained_where_they_stand() {
         ),
         (
             TOP,
+            "watch = \"yes\"",
+            &[r#"1:1: watch: expected true or false, found "yes""#],
+        ),
+        (
+            TOP,
+            "[timeouts]\ndrain = \"10s\"\ndrain_spread = \"11s\"",
+            &[
+                r#"3:1: timeouts.drain_spread: expected a duration not longer than `drain`, found "11s""#,
+            ],
+        ),
+        (
+            TOP,
             "[admin]",
             &[
                 r#"1:2: admin.listen: missing; expected an IP address and port such as "127.0.0.1:8080" or "[::1]:8080""#,

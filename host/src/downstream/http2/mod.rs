@@ -198,8 +198,8 @@ impl Serving {
                 connection.graceful_shutdown();
                 client.hurry(LINGER);
             }
-            // Nobody sets one here.
-            (Signal::Drain | Signal::Alarm, _) => {}
+            // Nobody sets an alarm here, and it is not a session.
+            (Signal::Drain | Signal::Alarm | Signal::Close, _) => {}
         }
         Continue(())
     }

@@ -21,6 +21,7 @@ use super::failure::SessionFailure;
 use super::framing::frame_plain;
 use super::liveness::{Due, Liveness, encode_ping};
 use super::outlet::Outlet;
+use super::registry::{Entry, Figures};
 use super::relay::{Clocks, Crossing, Ends, Watched, Way};
 use super::sweep::{Signal, Watch};
 use super::tunnel;
@@ -118,11 +119,12 @@ enum Outcome {
 pub(crate) fn run(
     ends: Ends,
     (early_client, early_service): (Vec<u8>, Vec<u8>),
+    entry: Box<Entry>,
     watched: Watched,
     opening: Vec<Sent>,
     clocks: Clocks,
 ) -> impl Future<Output = ()> {
-    let watch = ends.worker.sweep.watch();
+    let watch = ends.worker.sweep.watch_session(entry);
     watch.arm(clocks.idle_timeout);
     watch.listen();
     if let Some(liveness) = &clocks.liveness {
@@ -161,6 +163,7 @@ pub(crate) fn go_on(crossing: Crossing) -> impl Future<Output = ()> {
         limits,
         counts,
     } = *watched;
+    watch.is_on(chain.versions());
     let inlet = |side, unread: Vec<u8>, bytes| Inlet {
         reader: MessageReader::new(side, compression.is_compressed(side)),
         passing: None,
@@ -219,10 +222,16 @@ impl Filter {
                 // The peers end it themselves, and in bounded time.
                 Signal::Drain if self.close.is_some() => {}
                 Signal::Drain => return Poll::Ready(Outcome::Failed(SessionFailure::Draining)),
+                Signal::Close => {
+                    if let Some(goodbye) = watch.goodbye().filter(|_| self.close.is_none()) {
+                        let failure = SessionFailure::ClosedByOperator(goodbye);
+                        return Poll::Ready(Outcome::Failed(failure));
+                    }
+                }
                 Signal::Alarm => alarm = true,
             }
         }
-        let mut result = self.catch_up().and_then(|()| self.relay(cx, watch));
+        let mut result = self.catch_up(watch).and_then(|()| self.relay(cx, watch));
         // Now, when all that has come was heard.
         if alarm && result.is_ok() {
             result = self.ring(watch).and_then(|()| self.relay(cx, watch));
@@ -275,11 +284,12 @@ impl Filter {
 
     /// Moves the session to the versions of its plugins that are assigned to it: whatever has been
     /// judged was judged whole, so this is between two messages.
-    fn catch_up(&mut self) -> Result<(), SessionFailure> {
+    fn catch_up(&mut self, watch: &Watch) -> Result<(), SessionFailure> {
         if !self.chain.is_behind() || self.close.is_some() {
             return Ok(());
         }
         let handover = self.chain.catch_up(&mut self.sent);
+        watch.is_on(self.chain.versions());
         let worker = self.ends.worker.clone();
         self.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
         match handover.map_err(SessionFailure::Plugin)? {
@@ -308,6 +318,10 @@ impl Filter {
             if !self.closing && moved > self.answered() - answered {
                 watch.touch();
             }
+            watch.passed(Figures {
+                bytes: [after[0], after[1]],
+                messages: [self.counts.from_client, self.counts.from_service],
+            });
         }
         if let Some(liveness) = &mut self.liveness {
             for (index, side) in [Side::Client, Side::Service].into_iter().enumerate() {

@@ -1,6 +1,9 @@
-//! The commands that ask a running proxy for something: `plugin ...` and `reload`.
+//! The commands that ask a running proxy for something: `plugin ...`, `reload`, and those of the files beside
+//! this one.
 //!
 //! How it is asked is `remote.rs`; what it does then, `server/`.
+
+mod sessions;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,8 @@ use http::Method;
 use serde_json::Value;
 
 use crate::remote;
+
+pub(crate) use sessions::Sessions;
 
 /// Where the running proxy is, and how its answer is printed.
 #[derive(Debug, Args)]
@@ -170,6 +175,18 @@ fn status(answer: &Value) -> String {
         }
     }
     table(&rows)
+}
+
+/// Returns what is given as a query: nothing, or `?` and more.
+fn query<'a>(given: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let given = given.filter_map(|(name, value)| Some((name, value?)));
+    let given: Vec<_> = given
+        .map(|(name, value)| format!("{name}={}", remote::escaped(value)))
+        .collect();
+    match given.is_empty() {
+        true => String::new(),
+        false => format!("?{}", given.join("&")),
+    }
 }
 
 /// Columns side by side.
