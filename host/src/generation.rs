@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
-use crate::telemetry::{AccessLogFile, AccessLogFiles, EndpointStatus, Target};
+use crate::telemetry::{AccessLogFile, AccessLogFiles, EndpointStatus, PluginStatus, Target};
 use crate::upstream::{Endpoint, Known, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
@@ -246,6 +246,11 @@ impl Generation {
     pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
         let upstreams = self.upstreams.iter();
         upstreams.flat_map(|upstream| upstream.status()).collect()
+    }
+
+    /// Returns what a scrape tells of the versions of plugins.
+    pub(crate) fn plugin_status(&self) -> Vec<PluginStatus> {
+        self.plugins.iter().map(|plugin| plugin.status()).collect()
     }
 }
 

@@ -291,11 +291,15 @@ async fn the_status_is_a_table_or_json() {
         lines
             .next()
             .unwrap()
-            .starts_with("PLUGIN  VERSION  SESSIONS"),
+            .starts_with("PLUGIN  VERSION  ROLE      SESSIONS"),
         "{table}"
     );
     let row: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!((row[0], row[2], row[3]), ("mine", "*", "1"), "{table}");
+    assert_eq!(
+        (row[0], row[2], row[3]),
+        ("mine", "in-force", "1"),
+        "{table}"
+    );
     let json = remote(&tidegate, &["plugin", "status", "--json"]).stdout;
     let json: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["plugins"][0]["versions"][0]["sessions"], 1);

@@ -18,6 +18,7 @@ mod admin;
 mod architecture;
 mod balancing;
 mod bodies;
+mod canary;
 mod command_line;
 mod compression;
 mod demo;

@@ -15,6 +15,22 @@ pub(crate) fn guest(package: &str) -> PathBuf {
     built(package, "wasm32-unknown-unknown")
 }
 
+/// The script guest as if it had been built anew, with other behaviour under the same configuration: words
+/// that its source lists, such as `name=b,trap=100`.
+pub(crate) fn variant(words: &str) -> Vec<u8> {
+    const BEGINNING: &[u8] = b"build:  ";
+    let mut module = std::fs::read(guest("guest-script")).unwrap();
+    let mut places = module.windows(BEGINNING.len());
+    let at = places.position(|bytes| bytes == BEGINNING).unwrap() + BEGINNING.len() - 2;
+    let room = module[at..]
+        .iter()
+        .take_while(|byte| **byte == b' ')
+        .count();
+    assert!(words.len() <= room, "{words:?} is longer than {room}");
+    module[at..at + words.len()].copy_from_slice(words.as_bytes());
+    module
+}
+
 /// As [`guest`], built as a ready component.
 pub(crate) fn component(package: &str) -> PathBuf {
     built(package, "wasm32-wasip2")

@@ -26,7 +26,7 @@ pub(crate) use dns::NameServer;
 pub(crate) use files::Folder;
 pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
-pub(crate) use guests::{component, guest};
+pub(crate) use guests::{component, guest, variant};
 pub(crate) use head::{Head, Response, accepting, handshake};
 pub(crate) use nginx::{Nginx, free_addresses};
 pub(crate) use process::{Process, raise_descriptor_limit};

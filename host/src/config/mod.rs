@@ -25,6 +25,7 @@ mod sites;
 mod template;
 #[cfg(test)]
 mod tests;
+mod trials;
 pub(crate) mod units;
 mod upstreams;
 mod variables;
@@ -49,6 +50,7 @@ pub(crate) use pattern::{Pattern, Regex};
 pub(crate) use rewrites::{LocationRule, Rewrite, Sought};
 pub(crate) use settings::{Retry, RouteTimeouts, Settings};
 pub(crate) use template::{Part, Template};
+pub(crate) use trials::{Canary, Match, Shadow, ShareKey, call_time, closes};
 pub(crate) use units::duration;
 pub(crate) use variables::Variable;
 
@@ -309,6 +311,8 @@ pub(crate) struct Plugin {
     pub(crate) limits: PluginLimits,
     pub(crate) on_failure: OnFailure,
     pub(crate) swap: SwapPolicy,
+    pub(crate) canary: Canary,
+    pub(crate) shadow: Shadow,
 }
 
 /// How sessions that run get to a new version of a plugin.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::reader::{Table, Value};
 use super::upstreams::{check_name, unknown};
-use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy};
+use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy, trials};
 
 const MODULE: &str = "a path of a .wasm file or \"builtin:NAME\"";
 const REFERENCE: &str =
@@ -112,6 +112,8 @@ fn plugin(value: &Value<'_>) -> Option<Plugin> {
         let words = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
         let on_failure = t.choice("on_failure", words, OnFailure::Closed);
         let swap = t.get("swap").and_then(|value| swap(&value));
+        let canary = t.section("canary", trials::canary);
+        let shadow = t.section("shadow", trials::shadow);
         Some(Plugin {
             name: value.name().to_owned(),
             module: module?,
@@ -119,6 +121,8 @@ fn plugin(value: &Value<'_>) -> Option<Plugin> {
             limits,
             on_failure,
             swap: swap.unwrap_or(SwapPolicy::NextMessage),
+            canary,
+            shadow,
         })
     };
     value.table("a table with `module`", read).flatten()

@@ -41,16 +41,38 @@ pub(crate) enum Plugin {
     /// The module is compiled, checked and started by the running proxy first; if anything is wrong
     /// with it, the version in force stays. A swap lasts until the configuration, or the file that it
     /// names, changes.
-    #[command(after_help = "Example:\n  tidegate plugin swap redact target/redact.wasm")]
+    ///
+    /// With --percent or --when it gets a share of the sessions and requests first. If it keeps to the
+    /// limits (of the plugin's `canary`, unless they are given here) for the time of the window, it gets all;
+    /// if not, it gets none, and open sessions go back as well.
+    #[command(after_help = "Examples:
+  tidegate plugin swap redact target/redact.wasm
+  tidegate plugin swap redact target/redact.wasm --percent 10 --window 5m
+  tidegate plugin swap redact target/redact.wasm --percent 10 --by cookie:sid
+  tidegate plugin swap redact target/redact.wasm --when header:x-canary=1")]
     Swap {
         /// The plugin's name in the configuration
         name: String,
         /// A component or core module
         file: PathBuf,
-        /// How running sessions get to the new version: next-message, next-session or drain-by:30s;
-        /// default: what the plugin's `swap` says
-        #[arg(long)]
-        policy: Option<String>,
+        #[command(flatten)]
+        terms: Box<Terms>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Put the candidate that is on trial in force, for all sessions and requests
+    #[command(after_help = "Example:\n  tidegate plugin promote redact")]
+    Promote {
+        /// The plugin's name in the configuration
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Take back the candidate that is on trial; its sessions go back to the version in force
+    #[command(after_help = "Example:\n  tidegate plugin rollback redact")]
+    Rollback {
+        /// The plugin's name in the configuration
+        name: String,
         #[command(flatten)]
         remote: Remote,
     },
@@ -62,6 +84,66 @@ pub(crate) enum Plugin {
     },
 }
 
+/// How a version comes. What is wrong with it is told by the running proxy.
+#[derive(Debug, Args)]
+pub(crate) struct Terms {
+    /// How running sessions get to the new version: next-message, next-session or drain-by:30s;
+    /// default: what the plugin's `swap` says
+    #[arg(long)]
+    policy: Option<String>,
+    /// How much of the sessions and requests it gets first, from 1 to 100
+    #[arg(long, help_heading = "Canary")]
+    percent: Option<String>,
+    /// What they are told apart by: session, header:NAME or cookie:NAME
+    #[arg(long, help_heading = "Canary")]
+    by: Option<String>,
+    /// What gets it whatever the share is: header:NAME=VALUE or cookie:NAME=VALUE
+    #[arg(long, help_heading = "Canary")]
+    when: Option<String>,
+    /// How long it is observed
+    #[arg(long, help_heading = "Canary", value_name = "DURATION")]
+    window: Option<String>,
+    /// Calls about messages and heads without which it is not promoted
+    #[arg(long, help_heading = "Canary", value_name = "N")]
+    min_calls: Option<String>,
+    /// Calls that may trap or break a limit or the contract
+    #[arg(long, help_heading = "Canary", value_name = "N")]
+    max_traps: Option<String>,
+    /// Calls that may be stopped for their CPU time
+    #[arg(long, help_heading = "Canary", value_name = "N")]
+    max_timeouts: Option<String>,
+    /// What all but one in a hundred calls may take, such as 500us
+    #[arg(long, help_heading = "Canary", value_name = "TIME")]
+    call_time: Option<String>,
+    /// How many times as long as those of the version in force they may take; 0: any
+    #[arg(long, help_heading = "Canary", value_name = "N")]
+    slowdown: Option<String>,
+    /// How many of its sessions may end with which codes, such as 1011=0,1008=20
+    #[arg(long, help_heading = "Canary", value_name = "CODE=N,...")]
+    max_closes: Option<String>,
+}
+
+impl Terms {
+    /// Returns what is asked for as a query: nothing, or `?` and more.
+    fn query(&self) -> String {
+        let given = [
+            ("policy", &self.policy),
+            ("percent", &self.percent),
+            ("by", &self.by),
+            ("when", &self.when),
+            ("window", &self.window),
+            ("min_calls", &self.min_calls),
+            ("max_traps", &self.max_traps),
+            ("max_timeouts", &self.max_timeouts),
+            ("call_time", &self.call_time),
+            ("slowdown", &self.slowdown),
+            ("max_closes", &self.max_closes),
+        ];
+        let given = given.into_iter();
+        query(given.map(|(name, value)| (name, value.as_deref())))
+    }
+}
+
 impl Plugin {
     /// Does it. Returns what is to be printed, or why it could not be done.
     pub(crate) fn run(self) -> Result<String, String> {
@@ -69,9 +151,21 @@ impl Plugin {
             Self::Swap {
                 name,
                 file,
-                policy,
+                terms,
                 remote,
-            } => swap(&name, &file, policy.as_deref(), &remote),
+            } => swap(&name, &file, &terms, &remote),
+            Self::Promote { name, remote } => {
+                let answer = decide(&name, "promote", &remote)?;
+                Ok(remote.print(&answer, |answer| {
+                    format!("{name}: version {} is in force", answer["version"])
+                }))
+            }
+            Self::Rollback { name, remote } => {
+                let answer = decide(&name, "rollback", &remote)?;
+                Ok(remote.print(&answer, |answer| {
+                    format!("{name}: version {} was taken back", answer["version"])
+                }))
+            }
             Self::Status { remote } => {
                 let answer = remote.ask(Method::GET, "/v1/plugins", Bytes::new())?;
                 Ok(remote.print(&answer, status))
@@ -115,14 +209,28 @@ fn changes(answer: &Value) -> Vec<String> {
     changes.map(line).collect()
 }
 
-fn swap(name: &str, file: &Path, policy: Option<&str>, remote: &Remote) -> Result<String, String> {
+fn swap(name: &str, file: &Path, terms: &Terms, remote: &Remote) -> Result<String, String> {
     let module = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let policy = policy.map_or(String::new(), |policy| format!("?policy={policy}"));
-    let target = format!("/v1/plugins/{name}/swap{policy}");
+    let target = format!(
+        "/v1/plugins/{}/swap{}",
+        remote::escaped(name),
+        terms.query()
+    );
     let answer = remote.ask(Method::POST, &target, module.into())?;
-    Ok(remote.print(&answer, |answer| {
-        format!("{name}: version {} is in force", answer["version"])
-    }))
+    Ok(
+        remote.print(&answer, |answer| match answer["role"].as_str() {
+            None => format!("{name}: version {} is in force", answer["version"]),
+            Some(role) => format!(
+                "{name}: version {} is a {role}; see `tidegate plugin status`",
+                answer["version"]
+            ),
+        }),
+    )
+}
+
+fn decide(name: &str, decision: &str, remote: &Remote) -> Result<Value, String> {
+    let target = format!("/v1/plugins/{}/{decision}", remote::escaped(name));
+    remote.ask(Method::POST, &target, Bytes::new())
 }
 
 impl Remote {
@@ -147,34 +255,77 @@ impl Remote {
     }
 }
 
-/// One line for each version, the one in force first.
+/// One line for each version, the newest first, and one for each trial: those under way, and the last
+/// that was.
 fn status(answer: &Value) -> String {
-    const HEAD: [&str; 9] = [
-        "PLUGIN", "VERSION", "SESSIONS", "MOVED", "REFUSED", "CALLS", "FAILURES", "P50", "P99",
+    const HEAD: [&str; 11] = [
+        "PLUGIN", "VERSION", "ROLE", "SESSIONS", "MOVED", "REFUSED", "CALLS", "TRAPS", "TIMEOUTS",
+        "P50", "P99",
     ];
     let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut notes = Vec::new();
     for plugin in answer["plugins"].as_array().into_iter().flatten() {
+        let name = plugin["name"].as_str().unwrap_or_default();
         for version in plugin["versions"].as_array().into_iter().flatten() {
             let number = |name: &str| version[name].to_string();
             let time = |name: &str| match version[name].as_f64() {
                 Some(micros) => format!("{micros} us"),
                 None => "-".to_owned(),
             };
-            let in_force = version["version"] == plugin["version"];
             rows.push([
-                plugin["name"].as_str().unwrap_or_default().to_owned(),
-                number("version") + if in_force { " *" } else { "" },
+                name.to_owned(),
+                number("version"),
+                version["role"].as_str().unwrap_or_default().to_owned(),
                 number("sessions"),
                 number("moved"),
                 number("refused"),
                 number("calls"),
-                number("failures"),
+                number("traps"),
+                number("timeouts"),
                 time("call_time_p50_us"),
                 time("call_time_p99_us"),
             ]);
         }
+        notes.extend(trial(name, &plugin["trial"]));
+        notes.extend(last_trial(name, &plugin["last_trial"]));
     }
-    table(&rows)
+    let mut text = table(&rows);
+    for note in notes {
+        text.push('\n');
+        text.push_str(&note);
+    }
+    text
+}
+
+fn trial(plugin: &str, trial: &Value) -> Option<String> {
+    let role = trial["role"].as_str()?;
+    let text = |name: &str| trial[name].as_str();
+    let seconds = |name: &str| trial[name].as_u64().unwrap_or(0) as f64 / 1000.0;
+    let mut share = Vec::new();
+    if let Some(percent) = trial["percent"].as_u64().filter(|percent| *percent > 0) {
+        share.push(format!(
+            "{percent} % by {}",
+            text("by").unwrap_or("session")
+        ));
+    }
+    share.extend(text("when").map(|when| format!("what has {when}")));
+    Some(format!(
+        "{plugin}: version {} is a {role} for {}, for {:.1} s of {:.1} s",
+        trial["version"],
+        share.join(" and "),
+        seconds("age_ms"),
+        seconds("window_ms"),
+    ))
+}
+
+fn last_trial(plugin: &str, ended: &Value) -> Option<String> {
+    let (role, outcome) = (ended["role"].as_str()?, ended["outcome"].as_str()?);
+    let reason = ended["reason"].as_str().unwrap_or_default();
+    Some(format!(
+        "{plugin}: version {}, a {role}, was {}: {reason}",
+        ended["version"],
+        outcome.replace('-', " "),
+    ))
 }
 
 /// Returns what is given as a query: nothing, or `?` and more.

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tracing::warn;
@@ -85,6 +85,9 @@ pub(crate) struct Version {
     origin: Arc<Origin>,
     compiled: Arc<Compiled>,
     loaded_at: SystemTime,
+    /// A candidate that was turned down: nobody may stay on it.
+    revoked: AtomicBool,
+    slow_after: OnceLock<Duration>,
     metrics: Mutex<Vec<Weak<VersionMetrics>>>,
 }
 
@@ -164,6 +167,8 @@ impl Engine {
             }),
             compiled,
             loaded_at: SystemTime::now(),
+            revoked: AtomicBool::new(false),
+            slow_after: OnceLock::new(),
             metrics: Mutex::default(),
         });
         // Workers make their own. This one shows that they can, and what the first call would
@@ -330,6 +335,8 @@ impl Version {
             origin: Arc::new(Origin { declared, digest }),
             compiled: Arc::clone(&self.compiled),
             loaded_at: self.loaded_at,
+            revoked: AtomicBool::new(false),
+            slow_after: OnceLock::new(),
             metrics: Mutex::default(),
         })
     }
@@ -348,6 +355,25 @@ impl Version {
         let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         let cells: Vec<_> = metrics.iter().filter_map(Weak::upgrade).collect();
         VersionFigures::sum(&cells)
+    }
+
+    /// Turns a candidate down, for good.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Has calls counted that take longer, from the first one on.
+    pub(super) fn count_slower_than(&self, limit: Duration) {
+        self.slow_after.get_or_init(|| limit);
+    }
+
+    /// Returns what [`Self::count_slower_than`] was told.
+    pub(super) fn slow_after(&self) -> Duration {
+        self.slow_after.get().copied().unwrap_or(Duration::MAX)
     }
 
     pub(crate) fn loaded_at(&self) -> SystemTime {

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{request, response};
+use http::{HeaderMap, request, response};
 
 use super::messages::MessageChain;
 use super::rollout::Plugin;
 use super::slots::{Instances, Seat, Slot};
+use super::trial::Lot;
 use super::{
     Candidate, Facts, Failure, Handshake, Opening, Sent, SentRequest, UpstreamView, Verdict,
 };
@@ -27,12 +28,15 @@ pub(crate) struct ChainRun {
     links: Vec<Link>,
     /// How many plugins, from the first on, have a say in the response.
     reach: usize,
+    lot: Lot,
     time_spent: Duration,
 }
 
 struct Link {
     seat: Rc<Seat>,
-    /// Of the version that was assigned when the run began.
+    /// Number of the assignment when the run began.
+    seen: u64,
+    /// Of the version that was assigned then.
     slot: Rc<Slot>,
     /// It failed and its `on_failure` is `open`: the rest goes on without it.
     skipped: bool,
@@ -63,12 +67,16 @@ impl Chain {
         self.plugins.is_empty()
     }
 
-    /// Begins a run for one exchange or handshake. Instances are made when the first call needs them.
-    pub(crate) fn begin(&self, instances: &Instances) -> ChainRun {
+    /// Begins a run for one exchange or handshake, which came with these fields. Instances are made when
+    /// the first call needs them.
+    pub(crate) fn begin(&self, instances: &Instances, headers: &HeaderMap) -> ChainRun {
+        let lot = instances.draw();
         let link = |plugin| {
             let seat = instances.seat(plugin);
+            let assignment = seat.assignment();
             Link {
-                slot: seat.slot(),
+                slot: seat.slot(assignment.version_for(None, lot, headers)),
+                seen: assignment.number(),
                 seat,
                 skipped: false,
             }
@@ -76,6 +84,7 @@ impl Chain {
         ChainRun {
             links: self.plugins.iter().map(link).collect(),
             reach: self.plugins.len(),
+            lot,
             time_spent: Duration::ZERO,
         }
     }
@@ -239,9 +248,10 @@ impl ChainRun {
             .links
             .into_iter()
             .filter(|link| !link.skipped)
-            .map(|link| link.seat);
+            .map(|link| (link.seat, link.seen, link.slot));
         MessageChain::open(
             watching,
+            self.lot,
             handshake,
             max_message as u64,
             self.time_spent,

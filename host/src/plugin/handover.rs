@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::bindings::exports::tidegate::plugin::handover::State;
+use super::engine::Version;
 use super::interest::Interest;
 use super::messages::{Link, MessageChain};
 use super::rollout::Move;
@@ -46,15 +47,17 @@ impl MessageChain {
             }
             let assignment = link.seat.assignment();
             link.seen = assignment.number();
-            if Arc::ptr_eq(assignment.version(), link.slot.version()) {
+            let now = link.slot.version();
+            let next = assignment.version_for(Some(now), self.lot, &self.handshake.request);
+            if Arc::ptr_eq(next, now) {
                 continue;
             }
-            match assignment.moves() {
+            match assignment.moves(now, next) {
                 Move::Never => {}
                 Move::Close => return Ok(Handover::Overdue),
                 Move::Now => {
                     let mut said = Vec::new();
-                    self.move_link(n, &mut said);
+                    self.move_link(n, next, &mut said)?;
                     if let Some(MessageVerdict::Close { code, reason }) =
                         self.pass_on(n, said, sent)?
                     {
@@ -66,29 +69,55 @@ impl MessageChain {
         Ok(Handover::Continue)
     }
 
-    /// Moves the session to the version that is assigned in the place of plugin `n`, or leaves it.
-    fn move_link(&mut self, n: usize, said: &mut Vec<Sent>) {
+    /// Moves the session to version `next` in the place of plugin `n`, or leaves it. A version that was
+    /// turned down keeps no session: what the next one does not take up is opened there anew.
+    fn move_link(
+        &mut self,
+        n: usize,
+        next: &Arc<Version>,
+        said: &mut Vec<Sent>,
+    ) -> Result<(), Failure> {
         let state = self.snapshot(n);
         let link = &self.links[n];
-        let slot = link.seat.slot_for_session();
+        let must_go = link.slot.version().is_revoked();
+        let slot = link.seat.slot_for_session(next);
         let number = slot.number_session();
-        match self.admit(&slot, number, state.as_ref(), said) {
+        let mut admitted = self.admit(&slot, number, state.as_ref(), said);
+        if let (Err(why), true, true) = (&admitted, must_go, state.is_some()) {
+            slot.refused(why, "a session is opened anew");
+            said.clear();
+            admitted = self.admit(&slot, number, None, said);
+        }
+        match admitted {
             Ok((interest, life)) => {
+                self.settle(n, slot, number);
                 let link = &mut self.links[n];
-                link.release(&mut self.time_spent);
-                slot.count_move();
-                let old = std::mem::replace(&mut link.slot, slot);
-                old.free_session(std::mem::replace(&mut link.number, number));
                 link.life = life;
                 link.interest = interest;
                 self.sum_up();
+                Ok(())
+            }
+            Err(Refusal::Failed(phase, cause)) if must_go => {
+                said.clear();
+                self.settle(n, slot, number);
+                self.failed(n, phase, cause).map(drop)
             }
             Err(why) => {
                 slot.free_session(number);
                 said.clear();
-                slot.refused(&why);
+                slot.refused(&why, "a session stays on its version");
+                Ok(())
             }
         }
+    }
+
+    /// Has the session in another slot from now on, which knows it by `number`.
+    fn settle(&mut self, n: usize, slot: Rc<Slot>, number: u32) {
+        let link = &mut self.links[n];
+        link.release(&mut self.time_spent);
+        slot.count_move();
+        let old = std::mem::replace(&mut link.slot, slot);
+        old.free_session(std::mem::replace(&mut link.number, number));
     }
 
     /// Asks the version that plugin `n` has now for what it knows of the session. Nothing, if it has

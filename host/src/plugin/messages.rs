@@ -13,6 +13,7 @@ use super::host::Allowance;
 use super::interest::{Interest, Pieces, Wanted, side_index};
 use super::sessions::Piece;
 use super::slots::{Seat, Slot};
+use super::trial::Lot;
 use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
@@ -26,6 +27,7 @@ pub(crate) struct MessageChain {
     wanted_by_all: Wanted,
     /// In the operator's order.
     pub(super) links: Vec<Link>,
+    pub(super) lot: Lot,
     pub(super) handshake: Arc<Handshake>,
     /// Longest message in bytes that is put together for plugins.
     pub(super) max_message: u64,
@@ -82,7 +84,8 @@ struct Budget(Option<Allowance>);
 
 impl MessageChain {
     pub(super) fn open(
-        seats: impl Iterator<Item = Rc<Seat>>,
+        seats: impl Iterator<Item = (Rc<Seat>, u64, Rc<Slot>)>,
+        lot: Lot,
         handshake: &Arc<Handshake>,
         max_message: u64,
         time_spent: Duration,
@@ -92,6 +95,7 @@ impl MessageChain {
             interest: Interest::default(),
             wanted_by_all: Wanted::default(),
             links: Vec::new(),
+            lot,
             handshake: Arc::clone(handshake),
             max_message,
             in_parts: [false; 2],
@@ -100,10 +104,17 @@ impl MessageChain {
         };
         // What a plugin sends passes plugins that come after it, so all are opened before.
         let mut first_words = Vec::new();
-        for seat in seats {
+        for (seat, seen, asked) in seats {
             // Looked at before: an assignment that comes in between is noticed at the next look.
-            let seen = seat.assignment().number();
-            let slot = seat.slot_for_session();
+            let assignment = seat.assignment();
+            let asked = asked.version();
+            let version = match assignment.number() == seen {
+                // What its request was shown to; what the service was sent may draw otherwise.
+                true => asked,
+                false => assignment.version_for(Some(asked), lot, &handshake.request),
+            };
+            let seen = assignment.number();
+            let slot = seat.slot_for_session(version);
             let n = chain.links.len();
             chain.links.push(Link {
                 seat,
@@ -299,6 +310,12 @@ impl MessageChain {
     /// was none, and who sent it, nothing if the proxy or a plugin did. Dropped without this, a
     /// chain tells them 1006 and nobody.
     pub(crate) fn close(mut self, code: u16, by: Option<Side>) {
+        // What one of the plugins did is counted as it is done.
+        if by.is_some() {
+            self.links
+                .iter()
+                .for_each(|link| link.slot.count_close(code));
+        }
         self.end(code, by);
     }
 
@@ -448,6 +465,7 @@ impl MessageChain {
                 if !came {
                     budget.spend(before, limit);
                 }
+                link.count_verdict(&verdict);
                 Ok(verdict)
             }
             Err(cause) => self.failed(n, Phase::Message, cause),
@@ -565,6 +583,7 @@ impl MessageChain {
                 if !came {
                     budget.spend(before, limit);
                 }
+                link.count_verdict(&verdict);
                 Ok(verdict)
             }
             Err(cause) => self.failed(n, Phase::Fragment, cause),
@@ -590,8 +609,13 @@ impl MessageChain {
     }
 
     /// Applies `on_failure` of plugin `n`.
-    fn failed(&mut self, n: usize, phase: Phase, cause: Cause) -> Result<MessageVerdict, Failure> {
-        let failed = self.links[n].slot.fail(phase, cause);
+    pub(super) fn failed(
+        &mut self,
+        n: usize,
+        phase: Phase,
+        cause: Cause,
+    ) -> Result<MessageVerdict, Failure> {
+        let failed = self.links[n].fail(phase, cause);
         self.leave(n);
         failed.map(|()| MessageVerdict::Pass)
     }
@@ -616,7 +640,7 @@ impl MessageChain {
                 Ok(())
             }
             Err(cause) => {
-                let failed = link.slot.fail(Phase::Open, cause);
+                let failed = link.fail(Phase::Open, cause);
                 self.leave(n);
                 failed
             }
@@ -661,6 +685,18 @@ impl Drop for MessageChain {
 impl Link {
     pub(super) fn is_behind(&self) -> bool {
         self.seen != self.seat.number()
+    }
+
+    /// Applies `on_failure`.
+    fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
+        let failed = self.slot.fail(phase, cause);
+        failed.inspect_err(|_| self.slot.count_close(CloseCode::INTERNAL_ERROR.as_u16()))
+    }
+
+    fn count_verdict(&self, verdict: &MessageVerdict) {
+        if let MessageVerdict::Close { code, .. } = verdict {
+            self.slot.count_close(code.as_u16());
+        }
     }
 
     /// Whether the instance at hand knows the session.

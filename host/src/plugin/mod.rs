@@ -10,6 +10,7 @@ mod handover;
 mod host;
 mod instance;
 mod interest;
+mod judgement;
 mod messages;
 mod module;
 mod rollout;
@@ -17,6 +18,7 @@ mod sessions;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod wasi;
 
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +40,7 @@ pub(crate) use messages::MessageChain;
 pub(crate) use module::read_module;
 pub(crate) use rollout::Plugin;
 pub(crate) use slots::Instances;
+pub(crate) use trial::{Ended, Look, Role, Share, Trial};
 
 /// What plugins may ask about an exchange or session beside its heads.
 #[derive(Debug)]

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 
 use super::engine::{Origin, Version};
+use super::trial::{History, Lot, Trial};
 use crate::config::{self, SwapPolicy};
 
 /// A plugin as the configuration names it, whatever version of it is in force.
@@ -23,14 +25,15 @@ pub(crate) struct Plugin {
     number: AtomicU64,
     /// All that may still serve somebody, oldest first.
     versions: Mutex<Vec<Weak<Version>>>,
+    history: History,
 }
 
 /// Who is served by what. Immutable; a swap makes the next one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Assignment {
     /// Counts from 1.
     number: u64,
-    /// For new exchanges and sessions.
+    /// For new exchanges and sessions, but for the share of a candidate.
     version: Arc<Version>,
     /// What the configuration asked for last; of `version`, unless somebody swapped by hand.
     configured: Arc<Origin>,
@@ -38,6 +41,8 @@ pub(crate) struct Assignment {
     policy: SwapPolicy,
     /// The time that `policy` gave them is over.
     overdue: bool,
+    /// The candidate beside `version`.
+    trial: Option<Arc<Trial>>,
 }
 
 /// What sessions on another version than the one assigned have to do.
@@ -61,12 +66,14 @@ impl Plugin {
             name: Arc::clone(version.name()),
             number: AtomicU64::new(1),
             versions: Mutex::new(vec![Arc::downgrade(&version)]),
+            history: History::default(),
             in_force: ArcSwap::from_pointee(Assignment {
                 number: 1,
                 policy: version.declared().swap,
                 configured: Arc::clone(version.origin()),
                 version,
                 overdue: false,
+                trial: None,
             }),
         }
     }
@@ -105,15 +112,19 @@ impl Plugin {
         self.in_force.load().configured.is(settings, bytes)
     }
 
-    /// Puts a version in force, as the configuration asks for.
+    /// Puts a version in force, as the configuration asks for. A candidate on trial is turned down.
     pub(crate) fn configure(&self, version: Arc<Version>) {
         let policy = version.declared().swap;
+        if let Some(trial) = self.trial() {
+            self.dismiss(&trial, "the configuration asks for another version");
+        }
         self.assign(|before| Assignment {
             number: before.number + 1,
             configured: Arc::clone(version.origin()),
             version,
             policy,
             overdue: false,
+            trial: None,
         });
     }
 
@@ -125,7 +136,35 @@ impl Plugin {
             version,
             policy,
             overdue: false,
+            trial: None,
         });
+    }
+
+    /// Returns the candidate on trial.
+    pub(crate) fn trial(&self) -> Option<Arc<Trial>> {
+        self.in_force.load().trial.clone()
+    }
+
+    /// Lets a candidate have its share from now on.
+    pub(super) fn assign_trial(&self, trial: Arc<Trial>) {
+        self.assign(|before| Assignment {
+            number: before.number + 1,
+            trial: Some(trial),
+            ..before.clone()
+        });
+    }
+
+    pub(super) fn assign_without_trial(&self) {
+        self.assign(|before| Assignment {
+            number: before.number + 1,
+            trial: None,
+            ..before.clone()
+        });
+    }
+
+    /// How trials have ended.
+    pub(super) fn history(&self) -> &History {
+        &self.history
     }
 
     /// Returns the number of the assignment in force, and how long sessions may stay on the version
@@ -144,10 +183,8 @@ impl Plugin {
         if self.number() == number {
             self.assign(|before| Assignment {
                 number: before.number + 1,
-                version: Arc::clone(&before.version),
-                configured: Arc::clone(&before.configured),
-                policy: before.policy,
                 overdue: true,
+                ..before.clone()
             });
         }
     }
@@ -163,11 +200,14 @@ impl Plugin {
         let next = Arc::new(next(&self.in_force.load()));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.retain(|version| version.strong_count() > 0);
-        if !versions
-            .iter()
-            .any(|version| version.as_ptr() == Arc::as_ptr(&next.version))
-        {
-            versions.push(Arc::downgrade(&next.version));
+        let candidate = next.trial.as_ref().map(|trial| &trial.version);
+        for assigned in [&next.version].into_iter().chain(candidate) {
+            if !versions
+                .iter()
+                .any(|version| version.as_ptr() == Arc::as_ptr(assigned))
+            {
+                versions.push(Arc::downgrade(assigned));
+            }
         }
         drop(versions);
         let number = next.number;
@@ -186,8 +226,44 @@ impl Assignment {
         &self.version
     }
 
-    /// What becomes of sessions on other versions.
-    pub(super) fn moves(&self) -> Move {
+    /// The candidate on trial.
+    pub(super) fn trial(&self) -> Option<&Arc<Trial>> {
+        self.trial.as_ref()
+    }
+
+    /// Returns the version for what has drawn `lot` and came with these fields. Who is with a candidate
+    /// stays there for as long as it is on trial.
+    pub(super) fn version_for(
+        &self,
+        now: Option<&Arc<Version>>,
+        lot: Lot,
+        headers: &HeaderMap,
+    ) -> &Arc<Version> {
+        match &self.trial {
+            Some(trial)
+                if now.is_some_and(|now| Arc::ptr_eq(now, &trial.version))
+                    || trial.serves(lot, headers) =>
+            {
+                &trial.version
+            }
+            _ => &self.version,
+        }
+    }
+
+    /// What becomes of a session on version `now` that another one is assigned to.
+    pub(super) fn moves(&self, now: &Version, next: &Arc<Version>) -> Move {
+        if now.is_revoked() {
+            return Move::Now;
+        }
+        if let Some(trial) = &self.trial
+            && Arc::ptr_eq(&trial.version, next)
+        {
+            // Time that a policy gives counts once all are to come.
+            return match trial.policy {
+                SwapPolicy::NextMessage => Move::Now,
+                SwapPolicy::NextSession | SwapPolicy::DrainBy(_) => Move::Never,
+            };
+        }
         match self.policy {
             SwapPolicy::NextMessage => Move::Now,
             SwapPolicy::NextSession => Move::Never,

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::handover::Refusal;
 use super::host::{Allowance, LogGate};
 use super::instance::Instance;
 use super::rollout::{Assignment, Plugin};
+use super::trial::Lot;
 use super::{Cause, Failure};
 use crate::config::OnFailure;
 use crate::telemetry::{Phase, PluginMetrics, VersionMetrics, WorkerMetrics};
@@ -36,6 +38,8 @@ const SESSIONS_PER_INSTANCE: usize = 2048;
 /// plugin.
 pub(crate) struct Instances {
     metrics: Arc<WorkerMetrics>,
+    /// What [`Lot::draw`] goes on from.
+    lots: Cell<u64>,
     /// By [`Plugin::id`].
     seats: RefCell<HashMap<u64, Rc<Seat>>>,
 }
@@ -47,6 +51,8 @@ pub(super) struct Seat {
     assignment: RefCell<Arc<Assignment>>,
     /// Those of the version assigned that may take sessions; the first one serves exchanges.
     slots: RefCell<Vec<Rc<Slot>>>,
+    /// The same of a candidate on trial.
+    candidate: RefCell<Vec<Rc<Slot>>>,
 }
 
 /// The place of one instance of a version, or of the next one.
@@ -54,6 +60,8 @@ pub(super) struct Slot {
     version: Arc<Version>,
     metrics: Arc<PluginMetrics>,
     version_metrics: Arc<VersionMetrics>,
+    /// Calls that take longer are counted.
+    slow_after: Duration,
     /// For what the plugin writes.
     log: Arc<LogGate>,
     /// For what the host writes about its failures.
@@ -75,6 +83,7 @@ impl Instances {
     pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Self {
         Self {
             metrics,
+            lots: Cell::new(RandomState::new().hash_one(())),
             seats: RefCell::default(),
         }
     }
@@ -95,6 +104,11 @@ impl Instances {
         seats.values().filter(|seat| seat.refresh()).count() > 0
     }
 
+    /// Draws what decides whether a session or request is for a candidate.
+    pub(super) fn draw(&self) -> Lot {
+        Lot::draw(&self.lots)
+    }
+
     pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
         let mut seats = self.seats.borrow_mut();
         let seat = seats.entry(plugin.id()).or_insert_with(|| {
@@ -103,6 +117,7 @@ impl Instances {
                 metrics: self.metrics.plugin(plugin.name()),
                 assignment: RefCell::new(plugin.assignment()),
                 slots: RefCell::default(),
+                candidate: RefCell::default(),
             })
         });
         Rc::clone(seat)
@@ -121,27 +136,33 @@ impl Seat {
         Arc::clone(&self.assignment.borrow())
     }
 
-    /// Returns the slot that serves exchanges.
-    pub(super) fn slot(&self) -> Rc<Slot> {
-        self.refresh();
-        let mut slots = self.slots.borrow_mut();
+    /// Returns the slot that serves exchanges with a version that is assigned.
+    pub(super) fn slot(&self, version: &Arc<Version>) -> Rc<Slot> {
+        let mut slots = self.slots_of(version).borrow_mut();
         if slots.is_empty() {
-            slots.push(self.new_slot());
+            slots.push(self.new_slot(version));
         }
         Rc::clone(&slots[0])
     }
 
-    /// Returns a slot that has room for a session.
-    pub(super) fn slot_for_session(&self) -> Rc<Slot> {
-        self.refresh();
-        let mut slots = self.slots.borrow_mut();
+    /// Returns a slot of a version that is assigned, with room for a session.
+    pub(super) fn slot_for_session(&self, version: &Arc<Version>) -> Rc<Slot> {
+        let mut slots = self.slots_of(version).borrow_mut();
         let has_room = |slot: &&Rc<Slot>| slot.sessions.borrow().len() < SESSIONS_PER_INSTANCE;
         if let Some(slot) = slots.iter().find(has_room) {
             return Rc::clone(slot);
         }
-        let slot = self.new_slot();
+        let slot = self.new_slot(version);
         slots.push(Rc::clone(&slot));
         slot
+    }
+
+    fn slots_of(&self, version: &Arc<Version>) -> &RefCell<Vec<Rc<Slot>>> {
+        if Arc::ptr_eq(version, self.assignment.borrow().version()) {
+            &self.slots
+        } else {
+            &self.candidate
+        }
     }
 
     /// Looks at the assignment. Returns whether it is another one than at the last look.
@@ -151,18 +172,29 @@ impl Seat {
         }
         let next = self.plugin.assignment();
         let last = self.assignment.replace(Arc::clone(&next));
+        let candidate = |assignment: &Assignment| {
+            let trial = assignment.trial();
+            trial.map(|trial| Arc::as_ptr(&trial.version))
+        };
         if !Arc::ptr_eq(last.version(), next.version()) {
-            self.slots.borrow_mut().clear();
+            let mut slots = self.slots.borrow_mut();
+            slots.clear();
+            if candidate(&last) == Some(Arc::as_ptr(next.version())) {
+                *slots = self.candidate.take();
+            }
+        }
+        if candidate(&last) != candidate(&next) {
+            self.candidate.borrow_mut().clear();
         }
         true
     }
 
-    fn new_slot(&self) -> Rc<Slot> {
-        let version = Arc::clone(self.assignment.borrow().version());
+    fn new_slot(&self, version: &Arc<Version>) -> Rc<Slot> {
         Rc::new(Slot {
             metrics: Arc::clone(&self.metrics),
             version_metrics: version.count(),
-            version,
+            slow_after: version.slow_after(),
+            version: Arc::clone(version),
             log: LogGate::of_plugin(),
             reports: LogGate::new(MAX_REPORTS),
             live: RefCell::default(),
@@ -230,7 +262,8 @@ impl Slot {
         *time_spent += took;
         self.metrics.calls[phase].increment();
         self.metrics.call_time[phase].observe(took);
-        self.version_metrics.call_time.observe(took);
+        self.version_metrics
+            .count_call(phase, took, self.slow_after);
         if let Err(cause) = &result {
             self.metrics.failures[phase].increment();
             self.version_metrics.failures.increment();
@@ -308,6 +341,7 @@ impl Slot {
                     until: Instant::now() + delay,
                 }));
                 self.metrics.failures[Phase::Configure].increment();
+                self.version_metrics.failures.increment();
                 let cause = Cause::from(error);
                 self.report(Phase::Configure, &cause);
                 Err(cause)
@@ -315,20 +349,25 @@ impl Slot {
         }
     }
 
+    /// Counts a session that ended on this version.
+    pub(super) fn count_close(&self, code: u16) {
+        self.version_metrics.count_close(code);
+    }
+
     /// Counts a session that came from another version.
     pub(super) fn count_move(&self) {
         self.version_metrics.moved.increment();
     }
 
-    /// Notes that a session did not come from another version.
-    pub(super) fn refused(&self, why: &Refusal) {
+    /// Notes that a session did not come from another version with what that knew of it.
+    pub(super) fn refused(&self, why: &Refusal, instead: &'static str) {
         self.version_metrics.refused.increment();
         match why {
             Refusal::Failed(phase, cause) => self.report(*phase, cause),
             Refusal::Refused(reason) => {
                 if let Some(unreported) = self.reports.admit() {
                     let plugin: &str = self.version.name();
-                    warn!(plugin, reason, unreported, "a session stays on its version");
+                    warn!(plugin, reason, unreported, "{instead}");
                 }
             }
         }

@@ -291,6 +291,8 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
         },
         on_failure,
         swap: SwapPolicy::NextMessage,
+        canary: config::Canary::default(),
+        shadow: config::Shadow::default(),
     }
 }
 
@@ -391,7 +393,7 @@ impl Fixture {
         let mut sent = Vec::new();
         let opening = self
             .chain
-            .begin(&self.instances)
+            .begin(&self.instances, &HeaderMap::new())
             .open(&handshake(), 64 << 20, &mut sent)
             .unwrap();
         assert_eq!(sent, []);
@@ -614,7 +616,7 @@ fn a_plugin_is_current_until_its_bytes_or_configuration_change() {
 #[test]
 fn requests_pass_first_to_last_and_responses_last_to_first() {
     let it = closed(&[r#"{"A":"a"}"#, r#"{"B":"a"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     let mut head = request();
     assert!(matches!(
         run.on_request(&mut head, &facts()),
@@ -635,7 +637,7 @@ fn requests_pass_first_to_last_and_responses_last_to_first() {
 #[test]
 fn an_answer_ends_the_way_in_and_is_seen_from_there_back() {
     let it = closed(&[r#"{"A":"a"}"#, r#"{"B":"v"}"#, r#"{"C":"a"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     let Ok(Verdict::Respond(answer)) = run.on_request(&mut request(), &facts()) else {
         panic!()
     };
@@ -655,7 +657,7 @@ fn an_answer_ends_the_way_in_and_is_seen_from_there_back() {
 #[test]
 fn an_answer_to_a_response_is_seen_by_the_plugins_before() {
     let it = closed(&[r#"{"A":"a"}"#, r#"{"B":"V"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     let Ok(Verdict::Respond(answer)) = run.on_response(&sent_request(), &mut response(200)) else {
         panic!()
     };
@@ -670,7 +672,7 @@ fn an_answer_to_a_101_is_a_failure_and_its_status_stays() {
     let mut head = response(101);
     let failure = it
         .chain
-        .begin(&it.instances)
+        .begin(&it.instances, &HeaderMap::new())
         .on_response(&sent_request(), &mut head);
     assert!(matches!(failure.unwrap_err().cause, Cause::Rule(_)));
     assert_eq!(head.status, StatusCode::SWITCHING_PROTOCOLS);
@@ -680,7 +682,7 @@ fn an_answer_to_a_101_is_a_failure_and_its_status_stays() {
 #[test]
 fn a_trap_leaves_the_head_as_it_was() {
     for it in [closed(&[r#"{"A":"u"}"#]), open(&[r#"{"A":"u"}"#])] {
-        let mut run = it.chain.begin(&it.instances);
+        let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
         let mut head = request();
         head.headers
             .append("x-seen", HeaderValue::from_static("one"));
@@ -695,7 +697,7 @@ fn a_trap_leaves_the_head_as_it_was() {
 #[test]
 fn an_open_failure_skips_the_plugin_and_a_closed_one_ends_the_exchange() {
     let it = open(&[r#"{"A":"u"}"#, r#"{"B":"a"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     let mut head = request();
     assert!(matches!(
         run.on_request(&mut head, &facts()),
@@ -713,7 +715,7 @@ fn an_open_failure_skips_the_plugin_and_a_closed_one_ends_the_exchange() {
     );
 
     let it = closed(&[r#"{"A":"a"}"#, r#"{"B":"u"}"#, r#"{"C":"a"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     let failure = run.on_request(&mut request(), &facts()).unwrap_err();
     assert_eq!(
         failure.to_string(),
@@ -732,7 +734,7 @@ fn an_open_failure_skips_the_plugin_and_a_closed_one_ends_the_exchange() {
 #[test]
 fn after_a_failure_on_the_way_back_the_next_answer_goes_on_from_there() {
     let it = closed(&[r#"{"A":"a"}"#, r#"{"B":"U"}"#, r#"{"C":"a"}"#]);
-    let mut run = it.chain.begin(&it.instances);
+    let mut run = it.chain.begin(&it.instances, &HeaderMap::new());
     run.on_response(&sent_request(), &mut response(200))
         .unwrap_err();
     let mut head = response(500);
@@ -750,7 +752,7 @@ fn fields_of_the_connection_are_refused() {
     let mut head = request();
     assert!(matches!(
         it.chain
-            .begin(&it.instances)
+            .begin(&it.instances, &HeaderMap::new())
             .on_request(&mut head, &facts()),
         Ok(Verdict::Continue)
     ));
@@ -763,7 +765,7 @@ fn wait_and_calls_out_of_place_break_the_contract() {
         let it = closed(&[config]);
         let failure = it
             .chain
-            .begin(&it.instances)
+            .begin(&it.instances, &HeaderMap::new())
             .on_request(&mut request(), &facts());
         assert!(
             matches!(failure.unwrap_err().cause, Cause::Rule(_)),
@@ -796,9 +798,12 @@ fn an_endpoint_is_chosen_by_the_first_plugin_that_names_a_candidate() {
         },
     ];
     let choose = |it: &Fixture| {
-        it.chain
-            .begin(&it.instances)
-            .choose(upstream, &mut request(), &facts(), &candidates)
+        it.chain.begin(&it.instances, &HeaderMap::new()).choose(
+            upstream,
+            &mut request(),
+            &facts(),
+            &candidates,
+        )
     };
     assert_eq!(
         choose(&closed(&[r#"{"A":"0"}"#, r#"{"B":"a"}"#])).unwrap(),
@@ -899,10 +904,11 @@ fn only_subscribed_messages_are_wanted() {
 #[test]
 fn a_session_that_nobody_wants_is_unwatched_and_not_told_of_its_end() {
     let it = closed(&[r#"{"A":"n"}"#]);
-    let opening = it
-        .chain
-        .begin(&it.instances)
-        .open(&handshake(), 64 << 20, &mut Vec::new());
+    let opening = it.chain.begin(&it.instances, &HeaderMap::new()).open(
+        &handshake(),
+        64 << 20,
+        &mut Vec::new(),
+    );
     assert!(matches!(opening, Ok(Opening::Unwatched(_))));
     assert_eq!(it.metrics.plugin("guest").calls[Phase::Close].value(), 0);
 }
@@ -911,10 +917,10 @@ fn a_session_that_nobody_wants_is_unwatched_and_not_told_of_its_end() {
 fn first_words_pass_plugins_that_were_opened_after_their_speaker() {
     let it = closed(&[r#"{"A":"h"}"#, r#"{"B":"a"}"#]);
     let mut sent = Vec::new();
-    let opening = it
-        .chain
-        .begin(&it.instances)
-        .open(&handshake(), 64 << 20, &mut sent);
+    let opening =
+        it.chain
+            .begin(&it.instances, &HeaderMap::new())
+            .open(&handshake(), 64 << 20, &mut sent);
     assert!(matches!(opening, Ok(Opening::Watched(_))));
     assert_eq!(sent, [text(Side::Service, "+B")]);
 }
@@ -1031,7 +1037,7 @@ fn a_plugin_that_does_not_start_is_left_alone_for_a_while() {
     let chain = Chain::new(vec![Arc::new(Plugin::new(broken))]);
     let ask = || {
         chain
-            .begin(&instances)
+            .begin(&instances, &HeaderMap::new())
             .on_request(&mut request(), &facts())
             .unwrap_err()
             .cause
@@ -1060,7 +1066,8 @@ fn an_instance_goes_with_its_last_session() {
 #[test]
 fn session_numbers_are_dense_and_used_again() {
     let it = closed(&[r#"{"A":"a"}"#]);
-    let slot = it.instances.seat(&it.chain.plugins()[0]).slot();
+    let plugin = &it.chain.plugins()[0];
+    let slot = it.instances.seat(plugin).slot(&plugin.version());
     let (_first, second) = (it.session(), it.session());
     assert_eq!(slot.number_session(), 2);
     drop(second);
@@ -1076,7 +1083,10 @@ fn a_head_grows_no_further_than_its_limit() {
     let mut head = request();
     head.headers
         .insert("x-large", HeaderValue::from_static("0123456789"));
-    let verdict = it.chain.begin(&it.instances).on_request(&mut head, &facts);
+    let verdict = it
+        .chain
+        .begin(&it.instances, &HeaderMap::new())
+        .on_request(&mut head, &facts);
     assert!(matches!(verdict, Ok(Verdict::Continue)));
     assert!(!head.headers.contains_key("x-seen"));
 }

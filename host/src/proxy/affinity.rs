@@ -9,7 +9,7 @@ use http::header::SET_COOKIE;
 use http::request::Parts;
 
 use super::session::Session;
-use super::variables::cookie;
+use crate::protocol::headers::cookie;
 use crate::upstream::{Key, Upstream};
 
 /// Tells the session's search what the request is chosen by. `head` as it came from the client.

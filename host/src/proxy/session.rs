@@ -355,7 +355,8 @@ impl Session {
             max_header_bytes: limits.max_header_bytes,
         });
         let search_from = facts.remote;
-        let chain = (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances));
+        let chain =
+            (!route.chain.is_empty()).then(|| route.chain.begin(&worker.instances, &head.headers));
         Ok(Self {
             worker,
             client,

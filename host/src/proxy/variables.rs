@@ -21,7 +21,7 @@ use super::client::TlsFacts;
 use super::head::{self, Hop};
 use crate::config::{Map, Part, Pattern, SiteName, Template, Variable};
 use crate::plugin::Facts;
-use crate::protocol::headers::normalize_path;
+use crate::protocol::headers::{cookie, normalize_path};
 use crate::telemetry::{Clock, since_epoch};
 use crate::upstream::Upstream;
 
@@ -304,20 +304,6 @@ fn argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     pairs
         .find(|(key, _)| key.eq_ignore_ascii_case(name))
         .map(|(_, value)| value)
-}
-
-/// Returns the value of a cookie.
-pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let lines = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok());
-    let mut pairs = lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.split_once('='));
-    pairs
-        .find(|(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim())
 }
 
 /// Returns the user name of basic authentication (RFC 7617 §2).

@@ -3,9 +3,10 @@
 //! It runs on the control thread, which does what is asked for in `control.rs`. What the numbers mean
 //! is in `telemetry/`; the command line's side is `remote.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -23,12 +24,13 @@ use tracing::error;
 
 use super::control::Control;
 use super::difference::Change;
+use super::parameters::Parameters;
 use super::sessions;
+use super::status::plugin_as_json;
 use super::swap::Swap;
+use super::trials::{self, Decision, Terms};
 use super::workers::Lines;
-use crate::config::{SwapPolicy, duration};
 use crate::generation::Generation;
-use crate::plugin::{Plugin, Version};
 use crate::telemetry::{self, Metrics};
 
 /// Largest module that can be handed over.
@@ -54,6 +56,8 @@ pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
         .route("/metrics", get(scrape))
         .route("/v1/plugins", get(plugins))
         .route("/v1/plugins/{name}/swap", post(swap))
+        .route("/v1/plugins/{name}/promote", post(promote))
+        .route("/v1/plugins/{name}/rollback", post(roll_back))
         .route("/v1/reload", post(reload))
         .merge(sessions::routes())
         .fallback(not_found)
@@ -95,31 +99,41 @@ async fn plugins(State(seen): Shared) -> Response {
     answer(&json!({ "plugins": plugins.map(|plugin| plugin_as_json(plugin)).collect::<Vec<_>>() }))
 }
 
-/// How a swap is asked for beside the module, which is the body.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SwapQuery {
-    /// `next-message`, `next-session` or `drain-by:DURATION`.
-    policy: Option<String>,
-}
-
 async fn swap(
     State(seen): Shared,
     Path(plugin): Path<String>,
-    Query(query): Query<SwapQuery>,
+    Query(given): Query<BTreeMap<String, String>>,
     module: Bytes,
 ) -> Response {
-    let policy = match query.policy.as_deref().map(policy).transpose() {
-        Ok(policy) => policy,
+    let terms = match Terms::read(Parameters::new(given)) {
+        Ok(terms) => terms,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, &error),
     };
     let swapped = seen.control.swap(Swap {
         plugin: plugin.clone(),
         module,
-        policy,
+        terms,
     });
     match swapped.await {
-        Ok(swapped) => answer(&json!({ "plugin": plugin, "version": swapped.version })),
+        Ok(swapped) => {
+            answer(&json!({ "plugin": plugin, "version": swapped.version, "role": swapped.role }))
+        }
+        Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
+    }
+}
+
+async fn promote(State(seen): Shared, Path(plugin): Path<String>) -> Response {
+    decide(&seen, &plugin, Decision::Promote)
+}
+
+async fn roll_back(State(seen): Shared, Path(plugin): Path<String>) -> Response {
+    decide(&seen, &plugin, Decision::RollBack)
+}
+
+/// At once: whoever takes a candidate back does not wait for what is being compiled.
+fn decide(seen: &Seen, plugin: &str, decision: Decision) -> Response {
+    match trials::decide(&seen.in_force.load(), plugin, decision) {
+        Ok(version) => answer(&json!({ "plugin": plugin, "version": version })),
         Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
     }
 }
@@ -154,55 +168,6 @@ async fn not_found() -> Response {
         StatusCode::NOT_FOUND,
         "there is nothing here; docs/admin.md has a list of what there is",
     )
-}
-
-fn policy(text: &str) -> Result<SwapPolicy, String> {
-    match text.split_once(':') {
-        None if text == "next-message" => Ok(SwapPolicy::NextMessage),
-        None if text == "next-session" => Ok(SwapPolicy::NextSession),
-        Some(("drain-by", time)) if let Some(time) = duration(time) => {
-            Ok(SwapPolicy::DrainBy(time))
-        }
-        _ => Err(format!(
-            "policy: expected `next-message`, `next-session` or `drain-by:30s`, found `{text}`"
-        )),
-    }
-}
-
-fn plugin_as_json(plugin: &Plugin) -> Value {
-    let in_force = plugin.version();
-    let policy = match plugin.policy() {
-        SwapPolicy::NextMessage => json!("next-message"),
-        SwapPolicy::NextSession => json!("next-session"),
-        SwapPolicy::DrainBy(time) => json!(format!("drain-by:{}ms", time.as_millis())),
-    };
-    let mut versions = plugin.versions();
-    versions.reverse();
-    let versions = versions.iter().map(|version| version_as_json(version));
-    json!({
-        "name": &**plugin.name(),
-        "module": in_force.declared().module.to_string(),
-        "policy": policy,
-        "version": in_force.id(),
-        "versions": versions.collect::<Vec<_>>(),
-    })
-}
-
-fn version_as_json(version: &Version) -> Value {
-    let figures = version.figures();
-    let micros = |time: Option<Duration>| time.map(|time| time.as_nanos() as f64 / 1000.0);
-    json!({
-        "version": version.id(),
-        "loaded_at": seconds(version.loaded_at()),
-        "sessions": figures.sessions,
-        "calls": figures.calls,
-        "failures": figures.failures,
-        "timeouts": figures.timeouts,
-        "moved": figures.moved,
-        "refused": figures.refused,
-        "call_time_p50_us": micros(figures.median),
-        "call_time_p99_us": micros(figures.percentile_99),
-    })
 }
 
 pub(super) fn seconds(time: SystemTime) -> u64 {

@@ -10,7 +10,9 @@ mod difference;
 mod parameters;
 mod reload;
 mod sessions;
+mod status;
 mod swap;
+mod trials;
 mod watch;
 mod workers;
 
@@ -111,6 +113,8 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         );
         let in_force = reloader.in_force().clone();
         metrics.ask_for_endpoints(move || in_force.load().endpoints());
+        let in_force = reloader.in_force().clone();
+        metrics.ask_for_plugins(move || in_force.load().plugin_status());
         let workers =
             Workers::start(workers, reloader.in_force(), &metrics).map_err(Error::Start)?;
         let mut addresses = Vec::new();

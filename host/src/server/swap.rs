@@ -9,28 +9,31 @@ use tokio::task::JoinHandle;
 use tracing::{error, info};
 
 use super::Causes;
+use super::trials::{self, Terms};
 use crate::config::SwapPolicy;
 use crate::generation::Generation;
-use crate::plugin::{Engine, Plugin, Version};
+use crate::plugin::{Engine, Plugin, Role, Version};
 
 /// What is asked for.
 pub(super) struct Swap {
     /// Its name in the configuration.
     pub(super) plugin: String,
     pub(super) module: Bytes,
-    /// None: as the configuration has it.
-    pub(super) policy: Option<SwapPolicy>,
+    pub(super) terms: Terms,
 }
 
 /// What a swap did.
 pub(super) struct Swapped {
-    /// Number of the version in force now. Where routes give the plugin a `config` of their own there
+    /// Number of the version that came. Where routes give the plugin a `config` of their own there
     /// are several; this is the last one.
     pub(super) version: u64,
+    /// What it does if it is a candidate on trial.
+    pub(super) role: Option<&'static str>,
 }
 
-/// A plugin, the version it gets, and how its sessions get there.
-type Change = (Arc<Plugin>, Arc<Version>, SwapPolicy);
+/// A plugin, the version it gets, how its sessions get there, and what it does there if it is only on
+/// trial.
+type Change = (Arc<Plugin>, Arc<Version>, SwapPolicy, Option<Role>);
 
 /// What [`Preparation::done`] returns: the plugin's name, and what is to change or why nothing is.
 pub(super) type Prepared = (String, Result<Vec<Change>, String>);
@@ -59,31 +62,19 @@ impl Preparation {
 }
 
 fn prepare(in_force: &Generation, engine: &Engine, swap: &Swap) -> Result<Vec<Change>, String> {
-    let plugins = in_force.plugins.iter();
-    let named: Vec<_> = plugins
-        .filter(|plugin| **plugin.name() == *swap.plugin)
-        .collect();
-    if named.is_empty() {
-        let mut known: Vec<_> = in_force
-            .plugins
-            .iter()
-            .map(|plugin| &**plugin.name())
-            .collect();
-        known.dedup();
-        let known = match known.join("`, `") {
-            names if names.is_empty() => "the configuration has none".to_owned(),
-            names => format!("expected one of `{names}`"),
-        };
-        return Err(format!("no plugin `{}`; {known}", swap.plugin));
+    let named = trials::named(in_force, &swap.plugin)?;
+    for plugin in &named {
+        refuse_two(plugin)?;
     }
     let load = |plugin: &Arc<Plugin>| {
         let declared = plugin.version().declared().clone();
-        let policy = swap.policy.unwrap_or(declared.swap);
+        let policy = swap.terms.policy.unwrap_or(declared.swap);
+        let role = swap.terms.how.role(&declared);
         let version = engine.load(&declared, &swap.module).map_err(|error| {
             let causes = Causes(std::error::Error::source(&error));
             format!("plugin `{}`: {error}{causes}", swap.plugin)
         })?;
-        Ok((plugin.clone(), version, policy))
+        Ok((plugin.clone(), version, policy, role))
     };
     named.into_iter().map(load).collect()
 }
@@ -96,14 +87,37 @@ pub(super) fn finish((name, prepared): Prepared) -> Result<Swapped, String> {
             error, "swap failed; the version in force stays"
         );
     })?;
-    let mut number = 0;
-    for (plugin, version, policy) in changes {
+    let (mut number, mut role) = (0, None);
+    let mut candidates = Vec::new();
+    for (plugin, version, policy, trial) in changes {
         number = version.id();
-        plugin.swap(version, policy);
-        end_grace_later(&plugin);
-        info!(plugin = name, version = number, ?policy, "swapped");
+        let Some(trial) = trial else {
+            plugin.swap(version, policy);
+            end_grace_later(&plugin);
+            info!(plugin = name, version = number, ?policy, "swapped");
+            continue;
+        };
+        role = Some(trial.name());
+        candidates.push((plugin, version, policy, trial));
     }
-    Ok(Swapped { version: number })
+    if !candidates.is_empty() {
+        trials::begin(candidates);
+    }
+    let version = number;
+    Ok(Swapped { version, role })
+}
+
+/// A plugin has one candidate at a time: what two of them did could not be told apart.
+fn refuse_two(plugin: &Plugin) -> Result<(), String> {
+    let Some(trial) = plugin.trial() else {
+        return Ok(());
+    };
+    let (name, version) = (plugin.name(), trial.version.id());
+    let role = trial.role.name();
+    Err(format!(
+        "plugin `{name}` has a {role} already, version {version}: first `tidegate plugin promote {name}` or \
+         `tidegate plugin rollback {name}`"
+    ))
 }
 
 /// Sees to it that sessions which may stay on an old version for some time do not stay longer.

@@ -16,6 +16,7 @@ use super::metrics::{
     BUCKETS, Direction, EndpointMetrics, EndpointStatus, Fate, Histogram, Label, Metrics, Named,
     Phase, ReloadResult, StatusClass, WorkerMetrics,
 };
+use super::plugins::Plugins;
 
 /// `Content-Type` of what [`Metrics::encode`] returns.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,6 +27,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("tidegate");
         registry.register_collector(Box::new(Arc::clone(self)));
         registry.register_collector(Box::new(Endpoints::new(self.in_force.endpoints())));
+        registry.register_collector(Box::new(Plugins::new(self.in_force.plugins())));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)
             .expect("writing to a string succeeds");
@@ -312,7 +314,7 @@ fn sum<T>(cells: &[Arc<T>], value: impl Fn(&T) -> u64) -> u64 {
 }
 
 /// Writes whole families.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Families<'_> {
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -320,7 +322,7 @@ impl Families<'_> {
         family.encode_counter::<NoLabelSet, u64, f64>(&value, None)
     }
 
-    fn counters<L: EncodeLabelSet>(
+    pub(super) fn counters<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
@@ -339,7 +341,7 @@ impl Families<'_> {
             .encode_gauge(&value)
     }
 
-    fn gauges<L: EncodeLabelSet>(
+    pub(super) fn gauges<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,

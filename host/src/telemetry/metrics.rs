@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::plugins::PluginStatus;
+
 /// A number that only grows, written by one thread and read by others.
 ///
 /// An addition is a load and a store, about a nanosecond; two writing threads would lose counts.
@@ -273,8 +275,12 @@ pub(crate) struct PluginMetrics {
 pub(crate) struct VersionMetrics {
     /// Sessions that are on it.
     pub(crate) sessions: Gauge,
-    /// Of any phase; how many there were is in here as well.
-    pub(crate) call_time: Histogram,
+    /// Of calls about messages and heads; how many there were is in here as well.
+    pub(crate) serving: Histogram,
+    /// Of calls about sessions as they come and go.
+    pub(crate) other: Histogram,
+    /// Calls about messages and heads that took longer than a limit that the version is held to.
+    pub(crate) slow: Counter,
     /// Calls that ended their instance.
     pub(crate) failures: Counter,
     /// Those of them that took too long.
@@ -282,17 +288,49 @@ pub(crate) struct VersionMetrics {
     /// Sessions that came to it from another version, and that it refused.
     pub(crate) moved: Counter,
     pub(crate) refused: Counter,
+    /// Sessions that ended on it, by the code they were closed with.
+    closes: Mutex<BTreeMap<u16, u64>>,
+}
+
+impl VersionMetrics {
+    /// Counts a call, which is slow if it took longer than `limit`.
+    pub(crate) fn count_call(&self, phase: Phase, time: Duration, limit: Duration) {
+        match phase {
+            Phase::Request | Phase::Response | Phase::Choose | Phase::Message | Phase::Fragment => {
+                self.serving.observe(time);
+                if time > limit {
+                    self.slow.increment();
+                }
+            }
+            Phase::Configure
+            | Phase::Open
+            | Phase::Close
+            | Phase::Snapshot
+            | Phase::Restore
+            | Phase::Release => self.other.observe(time),
+        }
+    }
+
+    /// Counts a session that was closed. Takes a lock that nobody else takes but whoever reads it.
+    pub(crate) fn count_close(&self, code: u16) {
+        let mut closes = self.closes.lock().unwrap_or_else(PoisonError::into_inner);
+        *closes.entry(code).or_default() += 1;
+    }
 }
 
 /// What all workers count for one version of a plugin.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct VersionFigures {
     pub(crate) sessions: u64,
     pub(crate) calls: u64,
+    /// About messages and heads.
+    pub(crate) serving: Buckets,
+    pub(crate) slow: u64,
     pub(crate) failures: u64,
     pub(crate) timeouts: u64,
     pub(crate) moved: u64,
     pub(crate) refused: u64,
+    pub(crate) closes: BTreeMap<u16, u64>,
     /// Half of the calls, and all but one in a hundred, took no longer: the upper end of a bucket.
     /// None: there were none, or they took longer than any bucket holds.
     pub(crate) median: Option<Duration>,
@@ -303,36 +341,98 @@ impl VersionFigures {
     /// Adds up.
     pub(crate) fn sum(cells: &[Arc<VersionMetrics>]) -> Self {
         let of = |value: fn(&VersionMetrics) -> u64| cells.iter().map(|cells| value(cells)).sum();
-        let mut buckets = [0; BUCKETS.len() + 1];
+        let (mut serving, mut all) = (Buckets::default(), Buckets::default());
+        let mut closes = BTreeMap::new();
         for cells in cells {
-            for (sum, bucket) in buckets.iter_mut().zip(&cells.call_time.buckets) {
-                *sum += bucket.value();
+            serving.add(&cells.serving);
+            all.add(&cells.serving);
+            all.add(&cells.other);
+            let closed = cells.closes.lock().unwrap_or_else(PoisonError::into_inner);
+            for (&code, &count) in &*closed {
+                *closes.entry(code).or_default() += count;
             }
         }
         Self {
             sessions: of(|cells| cells.sessions.value()),
-            calls: buckets.iter().sum(),
+            calls: all.count(),
+            serving,
+            slow: of(|cells| cells.slow.value()),
             failures: of(|cells| cells.failures.value()),
             timeouts: of(|cells| cells.timeouts.value()),
             moved: of(|cells| cells.moved.value()),
             refused: of(|cells| cells.refused.value()),
-            median: quantile(&buckets, 50),
-            percentile_99: quantile(&buckets, 99),
+            closes,
+            median: all.quantile(50),
+            percentile_99: all.quantile(99),
         }
+    }
+
+    /// Returns what of the calls about messages and heads has come since an earlier look; the rest as it
+    /// is.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        for (count, before) in self.serving.0.iter_mut().zip(before.serving.0) {
+            *count = count.saturating_sub(before);
+        }
+        self
     }
 }
 
-/// Returns the upper end of the bucket below which `percent` of all observations are.
-fn quantile(buckets: &[u64], percent: u64) -> Option<Duration> {
-    let all: u64 = buckets.iter().sum();
-    let wanted = (all * percent).div_ceil(100);
-    let mut seen = 0;
-    let bucket = buckets.iter().position(|count| {
-        seen += count;
-        seen >= wanted
-    });
-    let end = BUCKETS.get(bucket.filter(|_| all > 0)?)?;
-    Some(Duration::from_nanos(*end))
+/// How often which time was taken: one number for each of [`BUCKETS`], and one for what took longer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Buckets([u64; BUCKETS.len() + 1]);
+
+impl Buckets {
+    #[cfg(test)]
+    pub(crate) fn of(times: impl Iterator<Item = Duration>) -> Self {
+        let histogram = Histogram::default();
+        times.for_each(|time| histogram.observe(time));
+        let mut buckets = Self::default();
+        buckets.add(&histogram);
+        buckets
+    }
+
+    fn add(&mut self, histogram: &Histogram) {
+        for (sum, bucket) in self.0.iter_mut().zip(&histogram.buckets) {
+            *sum += bucket.value();
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Returns the upper end of the bucket below which `percent` of all observations are. None: there are
+    /// none, or it has no end.
+    fn quantile(&self, percent: u64) -> Option<Duration> {
+        let (bucket, ..) = self.find(percent)?;
+        BUCKETS.get(bucket).map(|end| Duration::from_nanos(*end))
+    }
+
+    /// Returns the time that `percent` of all observations are probably below, as if those within a bucket
+    /// were spread evenly; twice the end of the last one beyond that. Zero if there are none.
+    pub(crate) fn estimate(&self, percent: u64) -> Duration {
+        let Some((bucket, part, of)) = self.find(percent) else {
+            return Duration::ZERO;
+        };
+        let last = BUCKETS[BUCKETS.len() - 1];
+        let end = BUCKETS.get(bucket).copied().unwrap_or(2 * last);
+        let start = bucket.checked_sub(1).map_or(0, |before| BUCKETS[before]);
+        Duration::from_nanos(start + (end - start) * part / of)
+    }
+
+    /// Returns the bucket in which `percent` of all observations are reached, and with how many of those
+    /// in it.
+    fn find(&self, percent: u64) -> Option<(usize, u64, u64)> {
+        let wanted = (self.count() * percent).div_ceil(100);
+        let mut seen = 0;
+        for (bucket, &count) in self.0.iter().enumerate() {
+            if count > 0 && seen + count >= wanted {
+                return Some((bucket, wanted - seen, count));
+            }
+            seen += count;
+        }
+        None
+    }
 }
 
 /// What one worker counts for an endpoint.
@@ -368,14 +468,22 @@ pub(crate) struct Metrics {
     pub(super) in_force: InForce,
 }
 
-/// Who knows the endpoints of the generation in force.
+/// Who knows the generation in force.
 #[derive(Default)]
-pub(super) struct InForce(OnceLock<Box<dyn Fn() -> Vec<EndpointStatus> + Send + Sync>>);
+pub(super) struct InForce {
+    endpoints: OnceLock<Box<dyn Fn() -> Vec<EndpointStatus> + Send + Sync>>,
+    plugins: OnceLock<Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync>>,
+}
 
 impl InForce {
     /// Returns the endpoints; none before anybody knows them.
     pub(super) fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.0.get().map(|ask| ask()).unwrap_or_default()
+        self.endpoints.get().map(|ask| ask()).unwrap_or_default()
+    }
+
+    /// Returns the plugins; none before anybody knows them.
+    pub(super) fn plugins(&self) -> Vec<PluginStatus> {
+        self.plugins.get().map(|ask| ask()).unwrap_or_default()
     }
 }
 
@@ -410,7 +518,15 @@ impl Metrics {
         &self,
         ask: impl Fn() -> Vec<EndpointStatus> + Send + Sync + 'static,
     ) {
-        self.in_force.0.get_or_init(|| Box::new(ask));
+        self.in_force.endpoints.get_or_init(|| Box::new(ask));
+    }
+
+    /// The same of the plugins.
+    pub(crate) fn ask_for_plugins(
+        &self,
+        ask: impl Fn() -> Vec<PluginStatus> + Send + Sync + 'static,
+    ) {
+        self.in_force.plugins.get_or_init(|| Box::new(ask));
     }
 
     /// Counts names that were asked for again.
@@ -444,15 +560,26 @@ mod tests {
         let cells = [Arc::new(VersionMetrics::default()), Arc::default()];
         assert_eq!(VersionFigures::sum(&cells), VersionFigures::default());
         for (n, nanos) in (0..100).zip([900, 900, 2_000, 40_000].into_iter().cycle()) {
-            cells[n % 2].call_time.observe(Duration::from_nanos(nanos));
+            cells[n % 2].serving.observe(Duration::from_nanos(nanos));
         }
         let figures = VersionFigures::sum(&cells);
         assert_eq!(figures.calls, 100);
         assert_eq!(figures.median, Some(Duration::from_micros(1)));
         assert_eq!(figures.percentile_99, Some(Duration::from_micros(50)));
-        cells[0].call_time.observe(Duration::from_secs(1));
-        cells[1].call_time.observe(Duration::from_secs(1));
+        cells[0].other.observe(Duration::from_secs(1));
+        cells[1].other.observe(Duration::from_secs(1));
         assert_eq!(VersionFigures::sum(&cells).percentile_99, None);
+    }
+
+    #[test]
+    fn a_time_within_a_bucket_is_estimated_by_how_many_are_below() {
+        assert_eq!(Buckets::default().estimate(99), Duration::ZERO);
+        let times = [1_500, 2_400, 2_000, 1_700].map(Duration::from_nanos);
+        let buckets = Buckets::of(times.into_iter());
+        assert_eq!(buckets.estimate(50), Duration::from_nanos(1_750));
+        assert_eq!(buckets.estimate(99), Duration::from_nanos(2_500));
+        let beyond = Buckets::of([Duration::from_secs(1)].into_iter());
+        assert_eq!(beyond.estimate(99), Duration::from_millis(20));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod clock;
 mod exposition;
 mod line;
 mod metrics;
+mod plugins;
 mod record;
 
 use std::io::{self, IsTerminal};
@@ -28,10 +29,13 @@ pub(crate) use access_log::{AccessLogFile, AccessLogFiles, AccessLogs, Target};
 pub(crate) use clock::{Clock, since_epoch};
 pub(crate) use exposition::CONTENT_TYPE;
 pub(crate) use line::{HeadTexts, push_escaped, push_facts, push_json, push_json_escaped};
+#[cfg(test)]
+pub(crate) use metrics::Buckets;
 pub(crate) use metrics::{
     Direction, EndpointMetrics, EndpointStatus, Fate, Metrics, Phase, PluginMetrics, ReloadResult,
     VersionFigures, VersionMetrics, WorkerMetrics,
 };
+pub(crate) use plugins::PluginStatus;
 pub(crate) use record::{ClosedBy, Kind, Record};
 
 /// How a line of a log looks.

@@ -500,6 +500,38 @@ fn plugins_and_chains_are_explained_where_they_stand() {
             ],
         ),
         (
+            MODULE,
+            "+canary = { window = \"soon\", by = \"user\", call_time = \"fast\", max_traps = -1 }",
+            &[
+                r#"7:12: plugins.redact.canary.window: expected a duration such as "15s" or "1h30m" (units: ms, s, m, h, d), found "soon""#,
+                r#"7:29: plugins.redact.canary.by: expected "session", "header:NAME" or "cookie:NAME", found "user""#,
+                r#"7:42: plugins.redact.canary.call_time: expected a time such as "500us" or "2ms", found "fast""#,
+                "7:62: plugins.redact.canary.max_traps: expected a whole number, found -1",
+            ],
+        ),
+        (
+            MODULE,
+            "+canary = { max_closes = { 1011 = 1, 99 = 0 } }",
+            &[
+                "7:37: plugins.redact.canary.max_closes.99: expected a close code from 1000 to 4999 as the key",
+            ],
+        ),
+        (
+            MODULE,
+            "+canary = { percent = 10 }",
+            &[
+                "7:12: plugins.redact.canary.percent: unknown key; known here: by, call_time, window, min_calls, max_traps, max_timeouts, slowdown, max_closes",
+            ],
+        ),
+        (
+            MODULE,
+            "+shadow = { budget = 60, sample = 0 }",
+            &[
+                "7:12: plugins.redact.shadow.budget: expected a whole number from 1 to 50, found 60",
+                "7:25: plugins.redact.shadow.sample: expected a whole number from 1 to 100, found 0",
+            ],
+        ),
+        (
             CHAIN,
             r#"plugins = ["redacted"]"#,
             &[

@@ -13,6 +13,7 @@
 //! | `echo-back` | the message is sent back to where it came from and dropped |
 //! | `count` | the sender is told how many messages of the session were seen, this one included; dropped |
 //! | `past` | the sender is told the versions by `name` that the session came to by swaps; dropped |
+//! | `who` | the sender is told the `name`; dropped |
 //! | `total` | as `count`, of all sessions of the instance |
 //! | `busy` | `busy` is logged, then nothing else happens on the worker for a while; dropped |
 //! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
@@ -22,7 +23,18 @@
 //! then no session is watched. A message to several of these plugins names the one it is for: `b/drop` is
 //! obeyed by the one with `name = "b"` only. `hello` is sent to the client when a session opens. With
 //! `refuse = "error"`, or `"panic"`, no session is taken over from another version. With `largest`, longer
-//! messages than that are not asked for.
+//! messages than that are not asked for. With `refuse-from = "b"`, only none that was on `b` last.
+//!
+//! What a build does beside that is written in [`BUILD`], which `harness::variant` fills in, so that one
+//! configuration has several builds: words such as `name=b,trap=100`, separated by commas.
+//!
+//! | word | what happens |
+//! |---|---|
+//! | `name=NAME` | in place of the configuration's |
+//! | `trap=N` | each Nth message of the instance traps |
+//! | `work=N` | each message and request takes N thousand steps of work |
+//! | `deny=TARGET` | requests for it are answered with 403 |
+//! | `shout` | messages that would pass go on in capitals |
 //!
 //! Requests for `/deny` are answered with 403, the field `x-denied-by: NAME` and the body
 //! `denied by NAME`. Otherwise a request gets, and a response gets, one more field `x-script: NAME`. The end
@@ -40,10 +52,25 @@ use tidegate_plugin::{
 struct Script {
     config: Config,
     seen: u64,
+    trap: Option<u64>,
+    work: u64,
+    deny: String,
+    shout: bool,
 }
 
 /// What keeps a worker busy for some tenths of a second.
 const BUSY: u64 = 300_000_000;
+
+/// What this build does.
+static BUILD: &str = "build:                                                          ";
+
+/// The words of [`BUILD`], each with what follows its `=`.
+fn build() -> impl Iterator<Item = (&'static str, &'static str)> {
+    // The compiler must not know what is in there.
+    let words = std::hint::black_box(BUILD)["build:".len()..].trim_end();
+    let words = words.split(',').filter(|word| !word.is_empty());
+    words.map(|word| word.split_once('=').unwrap_or((word, "")))
+}
 
 /// The configuration.
 #[derive(Deserialize)]
@@ -54,6 +81,8 @@ struct Config {
     obey: Obey,
     hello: Option<String>,
     refuse: Option<Refuse>,
+    #[serde(rename = "refuse-from")]
+    refuse_from: Option<String>,
     largest: Option<u64>,
 }
 
@@ -87,14 +116,33 @@ impl Plugin for Script {
     type Config = Config;
 
     fn configure(config: Config) -> Result<Self, Box<dyn Error>> {
-        Ok(Self { config, seen: 0 })
+        let mut script = Self {
+            config,
+            seen: 0,
+            trap: None,
+            work: 0,
+            deny: "/deny".to_owned(),
+            shout: false,
+        };
+        for (word, argument) in build() {
+            match word {
+                "name" => script.config.name = argument.to_owned(),
+                "trap" => script.trap = Some(argument.parse()?),
+                "work" => script.work = argument.parse()?,
+                "deny" => script.deny = argument.to_owned(),
+                "shout" => script.shout = true,
+                _ => return Err(format!("no behaviour `{word}`").into()),
+            }
+        }
+        Ok(script)
     }
 }
 
 impl OnRequest for Script {
     fn on_request(&mut self, head: &mut RequestHead) -> Verdict {
+        self.work();
         let name = &self.config.name;
-        if head.target() == "/deny" {
+        if head.target() == self.deny {
             let answer = Answer::new(403).field("x-denied-by", name.as_str());
             return Verdict::Respond(answer.body(format!("denied by {name}")));
         }
@@ -112,6 +160,12 @@ impl OnResponse for Script {
 }
 
 impl Script {
+    fn work(&self) {
+        for n in 0..self.work * 1000 {
+            std::hint::black_box(n);
+        }
+    }
+
     fn subscription(&self) -> Option<Subscription> {
         let subscription = match self.config.obey {
             Obey::Client => Subscription::only(Side::Client, Kinds::TEXT),
@@ -155,6 +209,10 @@ impl Messages for Script {
     ) -> MessageVerdict {
         session.seen += 1;
         self.seen += 1;
+        if self.trap.is_some_and(|each| self.seen.is_multiple_of(each)) {
+            panic!("trapped, as built");
+        }
+        self.work();
         let Some(text) = message.text() else {
             return MessageVerdict::Pass;
         };
@@ -181,6 +239,7 @@ impl Messages for Script {
             "echo-back" => out.send_text(message.origin, text),
             "count" => out.send_text(message.origin, &session.seen.to_string()),
             "past" => out.send_text(message.origin, &session.past.join(",")),
+            "who" => out.send_text(message.origin, &self.config.name),
             "total" => out.send_text(message.origin, &self.seen.to_string()),
             "busy" => {
                 log::info!("busy");
@@ -189,6 +248,7 @@ impl Messages for Script {
                 }
             }
             "facts" => out.send_text(message.origin, &session.facts),
+            _ if self.shout => return MessageVerdict::Replace(text.to_uppercase().into()),
             _ => return MessageVerdict::Pass,
         }
         MessageVerdict::Drop
@@ -210,6 +270,10 @@ impl Handover for Script {
             None => {}
             Some(Refuse::Error) => return Err("refused, as configured".into()),
             Some(Refuse::Panic) => panic!("refused, as configured"),
+        }
+        let last = session.past.last();
+        if last.is_some() && last == self.config.refuse_from.as_ref() {
+            return Err("refused, for where it comes from".into());
         }
         session.past.push(self.config.name.clone());
         Ok(session)

@@ -1,0 +1,98 @@
+//! Plugins through their versions, as a scrape finds them.
+//!
+//! What each plugin is called for is counted in `metrics.rs`, whatever version did it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::exposition::Families;
+use super::metrics::VersionFigures;
+
+/// A plugin at the moment of a scrape. Several may have one name.
+#[derive(Debug, Clone)]
+pub(crate) struct PluginStatus {
+    pub(crate) plugin: String,
+    /// What each of its versions does, and what it has counted.
+    pub(crate) versions: Vec<(&'static str, VersionFigures)>,
+    /// Percent that a candidate serves.
+    pub(crate) share: Option<u64>,
+    /// Candidates by what became of them.
+    pub(crate) trials: Vec<(&'static str, u64)>,
+}
+
+/// All plugins in force.
+#[derive(Debug, Default)]
+pub(super) struct Plugins {
+    /// By plugin and by what a version does: sessions, calls, failures.
+    versions: BTreeMap<(String, &'static str), [u64; 3]>,
+    shares: BTreeMap<String, u64>,
+    trials: BTreeMap<(String, &'static str), u64>,
+}
+
+impl Plugins {
+    pub(super) fn new(plugins: Vec<PluginStatus>) -> Self {
+        let mut all = Self::default();
+        for status in plugins {
+            for (role, figures) in status.versions {
+                let sums = all.versions.entry((status.plugin.clone(), role));
+                let sums = sums.or_default();
+                let counts = [figures.sessions, figures.calls, figures.failures];
+                for (sum, count) in sums.iter_mut().zip(counts) {
+                    *sum += count;
+                }
+            }
+            for (outcome, count) in status.trials {
+                *all.trials
+                    .entry((status.plugin.clone(), outcome))
+                    .or_default() += count;
+            }
+            let share = all.shares.entry(status.plugin).or_default();
+            *share = (*share).max(status.share.unwrap_or(0));
+        }
+        all
+    }
+
+    fn versions(&self, index: usize) -> impl Iterator<Item = ([(&str, &str); 2], u64)> {
+        self.versions.iter().map(move |((plugin, role), counts)| {
+            ([("plugin", &**plugin), ("role", *role)], counts[index])
+        })
+    }
+}
+
+impl Collector for Plugins {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        out.gauges(
+            "plugin_version_sessions",
+            "Sessions on versions of plugins, by what the version does",
+            self.versions(0),
+        )?;
+        out.counters(
+            "plugin_version_calls",
+            "Calls of versions of plugins, by what the version does; begins anew with each version",
+            self.versions(1),
+        )?;
+        out.counters(
+            "plugin_version_failures",
+            "Those that trapped or broke a limit or the contract",
+            self.versions(2),
+        )?;
+        out.gauges(
+            "plugin_canary_percent",
+            "Percent of sessions and requests that a candidate serves",
+            self.shares
+                .iter()
+                .map(|(plugin, share)| ([("plugin", &**plugin)], *share)),
+        )?;
+        out.counters(
+            "plugin_trials",
+            "Candidates whose trial is over, by outcome",
+            self.trials.iter().map(|((plugin, outcome), count)| {
+                ([("plugin", &**plugin), ("outcome", *outcome)], *count)
+            }),
+        )
+    }
+}
