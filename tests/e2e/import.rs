@@ -122,7 +122,7 @@ fn a_certificate_that_is_missing_is_told_of_the_line_that_names_it() {
 #[test]
 fn set_up_4_as_it_was_printed_is_told_what_it_lost() {
     let folder = Folder::new();
-    folder.write("s4.conf", include_str!("../nginx/s4.conf"));
+    folder.write("s4.conf", include_str!("../../host/examples/s4.conf"));
     let output = import(&folder, &["s4.conf"]);
     assert_eq!(output.status.code(), Some(1));
     let error = stderr(&output);
@@ -139,7 +139,10 @@ fn set_up_4_as_it_was_printed_is_told_what_it_lost() {
 #[test]
 fn set_up_1_with_urls_in_a_group_is_told_to_leave_the_scheme_out() {
     let folder = Folder::new();
-    folder.write("s1.conf", include_str!("../nginx/s1-default-server.conf"));
+    folder.write(
+        "s1.conf",
+        include_str!("../../host/examples/s1-default-server.conf"),
+    );
     let output = import(&folder, &["s1.conf"]);
     assert_eq!(output.status.code(), Some(1));
     for (line, port) in [(4, 8080), (5, 8081)] {

@@ -22,6 +22,7 @@ mod canary;
 mod command_line;
 mod compression;
 mod demo;
+mod directives;
 mod drain;
 mod explain;
 mod files;

@@ -335,7 +335,7 @@ async fn set_up_0_spreads_handshakes_and_serves_files_as_nginx_does() {
     }
     let names: &[&str] = &["www.xxxx.com"];
     let pair = Pair::start(
-        include_str!("../nginx/s0a.conf"),
+        include_str!("../../host/examples/s0a.conf"),
         ["80", "443"],
         Some(("www.xxxx.com", names)),
         &borrowed(&changes),
@@ -384,7 +384,7 @@ async fn set_up_0_sends_fields_and_keeps_the_backup_for_bad_times_as_nginx_does(
     }
     let names: &[&str] = &["www.xxx.com"];
     let pair = Pair::start(
-        include_str!("../nginx/s0b.conf"),
+        include_str!("../../host/examples/s0b.conf"),
         ["80", "443"],
         Some(("www.xxx.com", names)),
         &borrowed(&changes),
@@ -429,7 +429,7 @@ async fn set_up_1_names_the_service_as_nginx_does() {
     let service = service(0).await;
     let port = format!("localhost:{}", service.address.port());
     let pair = Pair::start(
-        include_str!("../nginx/s1.conf"),
+        include_str!("../../host/examples/s1.conf"),
         ["80"],
         None,
         &[("localhost:9010", port)],
@@ -463,7 +463,7 @@ async fn set_up_1_has_a_server_of_last_resort_as_nginx_does() {
         at("http://localhost:8081", &services[1]),
     ];
     let pair = Pair::start(
-        include_str!("../nginx/s1-default-server.conf"),
+        include_str!("../../host/examples/s1-default-server.conf"),
         ["*:80"],
         None,
         &borrowed(&changes),
@@ -488,7 +488,7 @@ async fn set_up_2_says_close_or_upgrade_by_its_map_as_nginx_does() {
         at("localhost:8011", &services[1]),
     ];
     let pair = Pair::start(
-        include_str!("../nginx/s2.conf"),
+        include_str!("../../host/examples/s2.conf"),
         ["8020"],
         None,
         &borrowed(&changes),
@@ -513,7 +513,7 @@ async fn set_up_3_speaks_tls_in_front_and_finds_the_inner_name_as_nginx_does() {
     let service = service(0).await;
     let names: &[&str] = &["www.xncoding.com"];
     let edge = Pair::start(
-        include_str!("../nginx/s3-edge.conf"),
+        include_str!("../../host/examples/s3-edge.conf"),
         ["443"],
         Some(("www.xncoding.com", names)),
         &[
@@ -534,7 +534,7 @@ async fn set_up_3_speaks_tls_in_front_and_finds_the_inner_name_as_nginx_does() {
         edge.same(&lines, seen);
     }
     let inner = Pair::start(
-        include_str!("../nginx/s3-inner.conf"),
+        include_str!("../../host/examples/s3-inner.conf"),
         ["80"],
         None,
         &[("localhost:8282", service.address.to_string())],

@@ -37,7 +37,12 @@ pub(crate) fn on_free_ports(toml: &str) -> String {
 }
 
 impl Tidegate {
-    /// Starts with what a fragment for nginx's `http` block becomes, beside files that it names.
+    /// Starts with what a fragment for nginx's `http` block becomes.
+    pub(crate) async fn imported(fragment: &str) -> Self {
+        Self::imported_in(Folder::new(), fragment).await
+    }
+
+    /// As [`Tidegate::imported`], beside files that the fragment names.
     pub(crate) async fn imported_in(folder: Folder, fragment: &str) -> Self {
         let toml = import(&folder, fragment).unwrap_or_else(|report| panic!("{report}"));
         Self::start_in(folder, &on_free_ports(&toml)).await

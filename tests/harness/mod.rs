@@ -16,6 +16,7 @@ mod metrics;
 mod nginx;
 mod process;
 mod service;
+mod telling;
 mod tidegate;
 mod tls;
 
@@ -28,6 +29,7 @@ pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest, variant};
 pub(crate) use head::{Head, Response, accepting, handshake};
+pub(crate) use imported::{import, on_free_ports};
 pub(crate) use nginx::{Nginx, free_addresses};
 pub(crate) use process::{Process, raise_descriptor_limit};
 pub(crate) use service::{Refusing, Service, Unreachable, http_echo, websocket_echo};

@@ -390,7 +390,8 @@ impl<'a> Translator<'a> {
                         continue;
                     }
                 },
-                "domain" | "path" | "samesite" => quoted(&value.to_ascii_lowercase()),
+                "domain" | "samesite" => quoted(&value.to_ascii_lowercase()),
+                "path" => quoted(value),
                 "httponly" | "secure" => "true".to_owned(),
                 _ => {
                     self.error(directive, format!("invalid parameter {parameter:?}"), None);
