@@ -19,6 +19,7 @@ mod architecture;
 mod balancing;
 mod bodies;
 mod canary;
+mod cases;
 mod command_line;
 mod compression;
 mod demo;

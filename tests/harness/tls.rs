@@ -1,12 +1,12 @@
 //! A certificate authority of a test's own, and TLS on both sides of the proxy with it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -77,6 +77,22 @@ impl Authority {
             .await
             .unwrap();
         Connection::secured(stream)
+    }
+
+    /// As [`Authority::connect`], as a client at an address of its own.
+    pub(crate) async fn connect_from(
+        &self,
+        client: IpAddr,
+        address: SocketAddr,
+        name: &str,
+    ) -> Connection {
+        let config = self.client(rustls::ALL_VERSIONS);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(client, 0)).unwrap();
+        let socket = within("connection", socket.connect(address)).await.unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connect = TlsConnector::from(Arc::new(config)).connect(name, socket);
+        Connection::secured(within("TLS handshake", connect).await.unwrap())
     }
 }
 

@@ -10,9 +10,12 @@ pub(crate) enum Error {
     /// The file could not be read at all.
     #[error("{}: cannot be read", file.display())]
     Read { file: PathBuf, source: io::Error },
-    /// All that is wrong with the file, in its order. One line each.
-    #[error("{}", Lines(.0))]
-    Invalid(Vec<Problem>),
+    /// All that is wrong with the file, in its order, and then what is dubious. One line each.
+    #[error("{}", Lines(problems, warnings))]
+    Invalid {
+        problems: Vec<Problem>,
+        warnings: Vec<Problem>,
+    },
 }
 
 /// One thing that is wrong, or dubious, and where it is.
@@ -46,7 +49,17 @@ impl fmt::Display for Problem {
     }
 }
 
-struct Lines<'a>(&'a [Problem]);
+impl Error {
+    /// A file with these faults and nothing dubious.
+    pub(crate) fn invalid(problems: Vec<Problem>) -> Self {
+        Self::Invalid {
+            problems,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+struct Lines<'a>(&'a [Problem], &'a [Problem]);
 
 impl fmt::Display for Lines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,6 +68,9 @@ impl fmt::Display for Lines<'_> {
                 f.write_str("\n")?;
             }
             problem.fmt(f)?;
+        }
+        for warning in self.1 {
+            write!(f, "\nwarning: {warning}")?;
         }
         Ok(())
     }

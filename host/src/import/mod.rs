@@ -200,7 +200,7 @@ fn verify(output: &Output, report: &mut Report) {
         return;
     };
     match error {
-        config::Error::Invalid(problems) => {
+        config::Error::Invalid { problems, .. } => {
             for problem in problems {
                 match output.place(problem.line) {
                     Some(place) => report.error(place, &problem.key, problem.text, None),

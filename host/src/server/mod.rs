@@ -179,7 +179,7 @@ async fn resolve(config: &Config, before: &Known) -> Result<(Names, Known), Erro
     let names = Names::new(&config.resolver).map_err(Error::Names)?;
     match names.resolve(&config.host_names, before).await {
         Ok(known) => Ok((names, known)),
-        Err(problems) => Err(Error::Config(config::Error::Invalid(problems))),
+        Err(problems) => Err(Error::Config(config::Error::invalid(problems))),
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn read<T>(
     };
     let document = match DeTable::parse(text) {
         Ok(document) => document,
-        Err(error) => return Err(Error::Invalid(vec![reader.syntax_error(&error)])),
+        Err(error) => return Err(Error::invalid(vec![reader.syntax_error(&error)])),
     };
     let value = reader.table(String::new(), 0, document.get_ref(), read);
     let sorted = |problems: &RefCell<Vec<Problem>>| {
@@ -50,7 +50,10 @@ pub(super) fn read<T>(
             value,
             warnings: sorted(&reader.warnings),
         }),
-        problems => Err(Error::Invalid(problems)),
+        problems => Err(Error::Invalid {
+            problems,
+            warnings: sorted(&reader.warnings),
+        }),
     }
 }
 
