@@ -320,12 +320,7 @@ pub(super) const ROWS: &[Row] = &[
         HSL,
         "write the address into `return`",
     ),
-    only_with(
-        "on",
-        "absolute_redirect",
-        HSL,
-        "write the address into `return`",
-    ),
+    single("absolute_redirect", HSL, 1, 1),
     only_with("off", "recursive_error_pages", HSL, REWRITES),
     only_with("on", "etag", HSL, "files have an ETag"),
     only_with("off", "chunked_transfer_encoding", HSL, "HTTP/1.1 needs it"),

@@ -613,6 +613,56 @@ pub(super) const ROWS: &[Row] = &[
         ]),
     },
     Row {
+        directive: "add_header",
+        fragment: "server {
+                     add_header X-Server 1;
+                     location / { proxy_pass http://ONE; }
+                     location /own { proxy_pass http://ONE; add_header X-Own 2; add_header X-All 3 always; }
+                   }",
+        then: Seen(&[
+            (GET, &[Client("x-server", "1")]),
+            ("GET /status/404 HTTP/1.1\nHost: a", &[Status(404), NotClient("x-server")]),
+            (
+                "GET /own HTTP/1.1\nHost: a",
+                &[NotClient("x-server"), Client("x-own", "2"), Client("x-all", "3")],
+            ),
+            (
+                "GET /own/status/404 HTTP/1.1\nHost: a",
+                &[NotClient("x-own"), Client("x-all", "3")],
+            ),
+        ]),
+    },
+    Row {
+        directive: "proxy_cookie_domain, proxy_cookie_path",
+        fragment: "server { location / { proxy_pass http://ONE;
+                     proxy_cookie_domain inside $host;
+                     proxy_cookie_domain ~^(.+)\\.internal$ $1.example;
+                     proxy_cookie_path /app/ /; } }",
+        then: Seen(&[
+            (
+                "GET / HTTP/1.1\nHost: a\nX-Say: Set-Cookie: x=1; Domain=inside; Path=/app/z; Secure",
+                &[Client("set-cookie", "x=1; Domain=a; Path=/z; Secure")],
+            ),
+            (
+                "GET / HTTP/1.1\nHost: a\nX-Say: Set-Cookie: x=1; Domain=chat.internal; Path=/",
+                &[Client("set-cookie", "x=1; Domain=chat.example; Path=/")],
+            ),
+        ]),
+    },
+    Row {
+        directive: "absolute_redirect",
+        fragment: "server {
+                     location /old { return 301 /new; }
+                     location /relative { absolute_redirect off; return 301 /new; }
+                     location /service/ { absolute_redirect off; proxy_pass http://ONE; }
+                   }",
+        then: Seen(&[
+            ("GET /old HTTP/1.1\nHost: a", &[Status(301), Client("location", "http://a:PORT/new")]),
+            ("GET /relative HTTP/1.1\nHost: a", &[Client("location", "/new")]),
+            ("GET /service HTTP/1.1\nHost: a", &[Status(301), Client("location", "/service/")]),
+        ]),
+    },
+    Row {
         directive: "client_max_body_size",
         fragment: "server {
                      location / { proxy_pass http://ONE; }
