@@ -185,7 +185,7 @@ pub(super) fn template(value: &Value<'_>, names: &Names<'_>, stage: Stage) -> Op
         "failure",
     ];
     if names.find(text).is_ok() && !WORDS.contains(&text) {
-        value.warn(format_args!(
+        value.doubt(format_args!(
             "{text:?} is sent as it is; did you mean \"${text}\"?"
         ));
     }

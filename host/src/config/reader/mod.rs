@@ -34,6 +34,7 @@ pub(super) fn read<T>(
         empty: DeTable::new(),
         problems: RefCell::default(),
         warnings: RefCell::default(),
+        doubts: RefCell::default(),
     };
     let document = match DeTable::parse(text) {
         Ok(document) => document,
@@ -46,13 +47,20 @@ pub(super) fn read<T>(
         problems
     };
     match sorted(&reader.problems) {
-        problems if problems.is_empty() => Ok(Read {
-            value,
-            warnings: sorted(&reader.warnings),
-        }),
+        problems if problems.is_empty() => {
+            reader
+                .warnings
+                .borrow_mut()
+                .append(&mut reader.doubts.take());
+            Ok(Read {
+                value,
+                warnings: sorted(&reader.warnings),
+            })
+        }
+        // That nothing uses a plugin, say, may be because what uses it is wrong.
         problems => Err(Error::Invalid {
             problems,
-            warnings: sorted(&reader.warnings),
+            warnings: sorted(&reader.doubts),
         }),
     }
 }
@@ -72,6 +80,8 @@ struct Reader<'r> {
     empty: DeTable<'r>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// Warnings that hold whatever else is wrong.
+    doubts: RefCell<Vec<Problem>>,
 }
 
 impl<'r> Reader<'r> {
@@ -165,6 +175,12 @@ impl<'r> Value<'r> {
     pub(super) fn warn(&self, text: impl Display) {
         let problem = self.reader.problem(self.at, &self.key, text);
         self.reader.warnings.borrow_mut().push(problem);
+    }
+
+    /// As [`Self::warn`], for what holds whatever else is wrong with the file, and is told with that.
+    pub(super) fn doubt(&self, text: impl Display) {
+        let problem = self.reader.problem(self.at, &self.key, text);
+        self.reader.doubts.borrow_mut().push(problem);
     }
 
     /// The value in a few words, for messages.
