@@ -17,7 +17,8 @@ use super::sites::Parts;
 use super::upstreams::Upstreams;
 use super::variables::Names;
 use super::{
-    Admin, ClientTimeouts, Config, Http2, Limits, Listener, Loaded, Resolver, maps, sites,
+    Admin, ClientTimeouts, Config, FieldNames, Http2, Limits, Listener, Loaded, Resolver, maps,
+    sites,
 };
 
 /// Why no smaller value: it is the least that hyper's buffer can be.
@@ -133,9 +134,15 @@ fn admin(t: &Table<'_>) -> Option<Admin> {
 }
 
 fn limits(t: &Table<'_>) -> Limits {
+    const FIELD_NAMES: [(&str, FieldNames); 3] = [
+        ("plain", FieldNames::Plain),
+        ("underscores", FieldNames::Underscores),
+        ("any", FieldNames::Any),
+    ];
     Limits {
         max_header_bytes: t.size("max_header", LEAST_HEADER_BYTES..=16 << 20, 32 << 10),
         max_headers: t.whole("max_headers", 1..=4096, 100),
+        field_names: t.choice("field_names", FIELD_NAMES, FieldNames::Plain),
         max_uri_bytes: t.size("max_uri", 1..=MOST_URI_BYTES, 8 << 10),
         max_connections: t.whole("max_connections", 1.., 16_384),
     }

@@ -102,10 +102,24 @@ pub(crate) struct Limits {
     pub(crate) max_header_bytes: usize,
     /// Fields of a request head. Default 100; more is answered with 431.
     pub(crate) max_headers: usize,
+    /// Names of request fields. Default [`FieldNames::Plain`]; fields with others are dropped.
+    pub(crate) field_names: FieldNames,
     /// Request target in bytes. Default 8 KiB; more is answered with 414.
     pub(crate) max_uri_bytes: usize,
     /// Client connections of one worker. Default 16384; further ones are closed at once.
     pub(crate) max_connections: usize,
+}
+
+/// What names of request fields may consist of. Services that make variables of them cannot tell
+/// `X_Real_IP` from `X-Real-IP`, and would take a client's word for the proxy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldNames {
+    /// Letters, digits and hyphens.
+    Plain,
+    /// Underscores as well.
+    Underscores,
+    /// Whatever HTTP lets them.
+    Any,
 }
 
 /// What a client's connection may hold that speaks HTTP/2.

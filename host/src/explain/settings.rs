@@ -1,8 +1,8 @@
 //! Limits and timeouts that are in force for a request, by their keys.
 
 use super::Value;
-use crate::config::Config;
 use crate::config::units::{write_duration, write_size};
+use crate::config::{Config, FieldNames};
 use crate::generation::Route;
 
 /// All of them, in the order of `tidegate.example.toml`.
@@ -13,9 +13,15 @@ pub(super) fn in_force(config: &Config, route: &Route) -> Vec<Value> {
     let limits = &config.limits;
     let client = &config.timeouts;
     let settings = &route.settings;
+    let names = match limits.field_names {
+        FieldNames::Plain => "\"plain\"",
+        FieldNames::Underscores => "\"underscores\"",
+        FieldNames::Any => "\"any\"",
+    };
     let mut values = vec![
         ("limits.max_header", whole(limits.max_header_bytes)),
         ("limits.max_headers", limits.max_headers.to_string()),
+        ("limits.field_names", names.to_owned()),
         ("limits.max_uri", whole(limits.max_uri_bytes)),
         ("timeouts.header_read", time(client.header_read)),
         ("timeouts.keep_alive", time(client.keep_alive)),

@@ -297,17 +297,8 @@ pub(super) const ROWS: &[Row] = &[
     dropped("map_hash_bucket_size", HTTP, TABLES),
     dropped("proxy_headers_hash_max_size", HSL, TABLES),
     dropped("proxy_headers_hash_bucket_size", HSL, TABLES),
-    only_with(
-        "off",
-        "underscores_in_headers",
-        HS,
-        "rename the field at the client",
-    ),
-    dropped(
-        "ignore_invalid_headers",
-        HS,
-        "fields that are not valid are answered with 400",
-    ),
+    single("underscores_in_headers", HS, 1, 1),
+    single("ignore_invalid_headers", HS, 1, 1),
     only_with(
         "off",
         "server_name_in_redirect",

@@ -100,6 +100,7 @@ impl<'a> Translator<'a> {
                 _ => self.error(directive, "expected a number and a size such as 4 8k", None),
             }
         }
+        self.field_names(servers, &mut limits);
         let mut timeouts = Output::default();
         for (name, key) in [
             ("client_header_timeout", "header_read"),
@@ -123,6 +124,29 @@ impl<'a> Translator<'a> {
                 output.table(head, None);
                 output.append(part);
             }
+        }
+    }
+
+    /// Writes which names of request fields are passed on.
+    fn field_names(&mut self, servers: &[Server<'a>], limits: &mut Output) {
+        let key = "limits.field_names";
+        let is = |translator: &mut Self, name, default| {
+            let Some(directive) = translator.shared(servers, name, key) else {
+                return (default, None);
+            };
+            let on = translator.switch(directive).unwrap_or(default);
+            (on, Some(&directive.place))
+        };
+        let (drops, at) = is(self, "ignore_invalid_headers", true);
+        let (underscores, other) = is(self, "underscores_in_headers", false);
+        match (drops, underscores) {
+            (true, false) => {}
+            (true, true) => other
+                .into_iter()
+                .for_each(|place| limits.key("field_names", "\"underscores\"", place)),
+            (false, _) => at
+                .into_iter()
+                .for_each(|place| limits.key("field_names", "\"any\"", place)),
         }
     }
 

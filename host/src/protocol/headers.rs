@@ -38,6 +38,18 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out the fields whose names have more in them than letters, digits and hyphens, and `underscores`
+/// where these are allowed.
+pub(crate) fn remove_odd_names(headers: &mut HeaderMap, underscores: bool) {
+    let is_plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || underscores && byte == b'_';
+    let is_odd = |name: &&HeaderName| !name.as_str().bytes().all(is_plain);
+    let odd: Vec<HeaderName> = headers.keys().filter(is_odd).cloned().collect();
+    for name in odd {
+        headers.remove(name);
+    }
+}
+
 /// Why a request's path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum PathError {
@@ -203,6 +215,31 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::to_string).collect();
         left.sort();
         left
+    }
+
+    #[test]
+    fn fields_with_odd_names_are_removed_with_all_their_values() {
+        let names = [
+            "x-real-ip",
+            "x_real_ip",
+            "x_real_ip",
+            "x.dot",
+            "sec-ch-ua-2",
+            "a!b",
+        ];
+        for (underscores, expected) in [
+            (false, &["sec-ch-ua-2", "x-real-ip"][..]),
+            (true, &["sec-ch-ua-2", "x-real-ip", "x_real_ip"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+            }
+            remove_odd_names(&mut headers, underscores);
+            let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            left.sort_unstable();
+            assert_eq!(left, expected);
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     NoRoute { host: String, path: String },
     #[error("opening handshake cannot be understood: {0}")]
     BadHandshake(&'static str),
+    #[error("TRACE, which shows a request to whoever can have it sent")]
+    Trace,
     #[error("WebSocket version is not 13")]
     BadWebSocketVersion,
     #[error("extended CONNECT for a protocol that the route does not allow")]
@@ -65,6 +67,7 @@ impl Failure {
                 StatusCode::NOT_IMPLEMENTED
             }
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
+            Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadWebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoOrigin | Self::ForeignOrigin { .. } => StatusCode::FORBIDDEN,
             Self::RequestBody(problem) => match problem {

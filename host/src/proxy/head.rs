@@ -10,9 +10,11 @@ use hyper::body::{Body, Incoming};
 
 use super::failure::Failure;
 use super::variables::Variables;
-use crate::config::Template;
+use crate::config::{FieldNames, Template};
 use crate::generation::Route;
-use crate::protocol::headers::{escaped, normalize_path_bytes, remove_hop_by_hop};
+use crate::protocol::headers::{
+    escaped, normalize_path_bytes, remove_hop_by_hop, remove_odd_names,
+};
 use crate::protocol::upgrade::{list_items, lists};
 
 /// Fields of the client's connection, taken from a head before anyone else sees it. What `Connection`
@@ -26,14 +28,19 @@ pub(crate) struct Hop {
 }
 
 impl Hop {
-    /// Takes the fields out of a request head.
-    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+    /// Takes the fields out of a request head, and with them those whose names are not to be passed on.
+    pub(crate) fn take(headers: &mut HeaderMap, names: FieldNames) -> Self {
         let hop = Self {
             connection: headers.get(CONNECTION).cloned(),
             upgrade: headers.get(UPGRADE).cloned(),
             trailers: lists(headers, TE, "trailers"),
         };
         remove_hop_by_hop(headers);
+        match names {
+            FieldNames::Plain => remove_odd_names(headers, false),
+            FieldNames::Underscores => remove_odd_names(headers, true),
+            FieldNames::Any => {}
+        }
         hop
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -317,7 +317,7 @@ impl Session {
         if !head::is_plainly_framed(&head.headers) {
             return Err(Failure::TransferCoding);
         }
-        if head.method == http::Method::CONNECT {
+        if head.method == Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for forward proxies"));
         }
         let host = head::host(head)?;
@@ -421,7 +421,12 @@ impl Session {
     /// Takes out of the head what concerns the client's connection alone, and judges what is left before
     /// a plugin can change it or spend time on it.
     pub(super) fn receive(&mut self, head: &mut Parts) -> Result<(), Failure> {
-        self.hop = Hop::take(&mut head.headers);
+        // As in nginx, which keeps requests from being sent back to where they came from.
+        if head.method == Method::TRACE && !matches!(self.route.action, Action::Files(_)) {
+            return Err(Failure::Trace);
+        }
+        let names = self.route.generation().limits.field_names;
+        self.hop = Hop::take(&mut head.headers, names);
         match &self.offer {
             Some(offer) => {
                 offer.check_origin(&head.headers, &self.route.settings.websocket.origins)

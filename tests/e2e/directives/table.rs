@@ -663,6 +663,33 @@ pub(super) const ROWS: &[Row] = &[
         ]),
     },
     Row {
+        directive: "underscores_in_headers off, ignore_invalid_headers on",
+        fragment: "server { location / { proxy_pass http://ONE; } }",
+        then: Seen(&[
+            (
+                "GET / HTTP/1.1\nHost: a\nX_Real_IP: 192.0.2.1\nX.Dot: 1\nX-Fine-2: 1",
+                &[NotService("x_real_ip"), NotService("x.dot"), Service("x-fine-2", "1")],
+            ),
+            ("TRACE / HTTP/1.1\nHost: a", &[Status(405), By("-")]),
+        ]),
+    },
+    Row {
+        directive: "underscores_in_headers on",
+        fragment: "underscores_in_headers on; server { location / { proxy_pass http://ONE; } }",
+        then: Seen(&[(
+            "GET / HTTP/1.1\nHost: a\nX_Kept: 1\nX.Dot: 1",
+            &[Service("x_kept", "1"), NotService("x.dot")],
+        )]),
+    },
+    Row {
+        directive: "ignore_invalid_headers off",
+        fragment: "server { ignore_invalid_headers off; location / { proxy_pass http://ONE; } }",
+        then: Seen(&[(
+            "GET / HTTP/1.1\nHost: a\nX_Kept: 1\nX.Dot: 1",
+            &[Service("x_kept", "1"), Service("x.dot", "1")],
+        )]),
+    },
+    Row {
         directive: "client_max_body_size",
         fragment: "server {
                      location / { proxy_pass http://ONE; }

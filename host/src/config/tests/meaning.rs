@@ -36,6 +36,7 @@ fn what_a_file_leaves_out_has_its_default() {
     let limits = Limits {
         max_header_bytes: 32 * 1024,
         max_headers: 100,
+        field_names: crate::config::FieldNames::Plain,
         max_uri_bytes: 8 * 1024,
         max_connections: 16_384,
     };

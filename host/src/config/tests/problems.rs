@@ -81,9 +81,14 @@ fn unknown_keys_and_keys_of_later_releases_are_explained_where_they_stand() {
         ),
         (
             TOP,
+            "[limits]\nfield_names = \"all\"",
+            &[r#"2:1: limits.field_names: expected "plain", "underscores" or "any", found "all""#],
+        ),
+        (
+            TOP,
             "[limits]\nmax_uris = \"1KiB\"",
             &[
-                "2:1: limits.max_uris: unknown key; did you mean `max_uri`? known here: max_header, max_headers, max_uri, max_connections",
+                "2:1: limits.max_uris: unknown key; did you mean `max_uri`? known here: max_header, max_headers, field_names, max_uri, max_connections",
             ],
         ),
     ]);
