@@ -86,6 +86,15 @@ enum Command {
     /// See and close the sessions of a running proxy
     #[command(subcommand)]
     Sessions(operate::Sessions),
+    /// See the upstreams of a running proxy, take endpoints out, and set their weights
+    #[command(subcommand)]
+    Upstreams(operate::Upstreams),
+    /// Tell which release a running proxy is, which contract plugins have with it, and its generation
+    #[command(after_help = "Example:\n  tidegate version --json")]
+    Version {
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// See and replace the plugins of a running proxy
     #[command(subcommand)]
     Plugin(operate::Plugin),
@@ -125,6 +134,8 @@ pub fn run() -> ExitCode {
         Command::Reload { dry_run, remote } => report(operate::reload(&remote, dry_run)),
         Command::Plugin(plugin) => report(plugin.run()),
         Command::Sessions(sessions) => report(sessions.run()),
+        Command::Upstreams(upstreams) => report(upstreams.run()),
+        Command::Version { remote } => report(operate::version(&remote)),
         Command::Demo {
             listen,
             admin,

@@ -44,6 +44,7 @@ mod liveness;
 mod messages;
 mod misbehaviour;
 mod nginx_differential;
+mod operated_upstreams;
 mod oversize;
 mod plugins;
 mod protocol;

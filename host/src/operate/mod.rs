@@ -4,6 +4,7 @@
 //! How it is asked is `remote.rs`; what it does then, `server/`.
 
 mod sessions;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::remote;
 
 pub(crate) use sessions::Sessions;
+pub(crate) use upstreams::Upstreams;
 
 /// Where the running proxy is, and how its answer is printed.
 #[derive(Debug, Args)]
@@ -191,6 +193,22 @@ pub(crate) fn reload(remote: &Remote, dry_run: bool) -> Result<String, String> {
             (false, false) => format!("generation {generation} is in force"),
         });
         lines.join("\n")
+    }))
+}
+
+/// Tells which release runs, and what it has in force.
+pub(crate) fn version(remote: &Remote) -> Result<String, String> {
+    let answer = remote.ask(Method::GET, "/v1/version", Bytes::new())?;
+    Ok(remote.print(&answer, |answer| {
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+        format!(
+            "tidegate {}, contract {}, generation {}, {} workers, process {}",
+            text("version"),
+            text("contract"),
+            answer["generation"],
+            answer["workers"],
+            answer["pid"]
+        )
     }))
 }
 

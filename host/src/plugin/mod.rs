@@ -42,6 +42,9 @@ pub(crate) use rollout::Plugin;
 pub(crate) use slots::Instances;
 pub(crate) use trial::{Ended, Look, Role, Share, Trial};
 
+/// The contract with plugins, and its version: the package of `wit/`.
+pub(crate) const CONTRACT: &str = "tidegate:plugin@0.1.0";
+
 /// What plugins may ask about an exchange or session beside its heads.
 #[derive(Debug)]
 pub(crate) struct Facts {

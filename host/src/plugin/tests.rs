@@ -1090,3 +1090,9 @@ fn a_head_grows_no_further_than_its_limit() {
     assert!(matches!(verdict, Ok(Verdict::Continue)));
     assert!(!head.headers.contains_key("x-seen"));
 }
+
+#[test]
+fn the_contract_is_called_what_it_is_called_in_its_own_words() {
+    let world = include_str!("../../../wit/world.wit");
+    assert!(world.contains(&format!("package {};", CONTRACT)));
+}

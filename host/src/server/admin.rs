@@ -25,12 +25,13 @@ use tracing::error;
 use super::control::Control;
 use super::difference::Change;
 use super::parameters::Parameters;
-use super::sessions;
 use super::status::plugin_as_json;
 use super::swap::Swap;
 use super::trials::{self, Decision, Terms};
 use super::workers::Lines;
+use super::{sessions, upstreams};
 use crate::generation::Generation;
+use crate::plugin;
 use crate::telemetry::{self, Metrics};
 
 /// Largest module that can be handed over.
@@ -44,6 +45,7 @@ pub(crate) struct Seen {
     pub(crate) in_force: Arc<ArcSwap<Generation>>,
     pub(super) control: Control,
     pub(super) workers: Lines,
+    pub(super) started: SystemTime,
 }
 
 /// What all handlers share.
@@ -59,7 +61,9 @@ pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
         .route("/v1/plugins/{name}/promote", post(promote))
         .route("/v1/plugins/{name}/rollback", post(roll_back))
         .route("/v1/reload", post(reload))
+        .route("/v1/version", get(version))
         .merge(sessions::routes())
+        .merge(upstreams::routes())
         .fallback(not_found)
         .layer(middleware::from_fn(refuse_pages))
         .layer(DefaultBodyLimit::max(MAX_MODULE_BYTES))
@@ -160,6 +164,17 @@ async fn reload(State(seen): Shared, Query(query): Query<ReloadQuery>) -> Respon
         "generation": reloaded.generation,
         "dry_run": query.dry_run,
         "changes": reloaded.changes.iter().map(change).collect::<Vec<_>>(),
+    }))
+}
+
+async fn version(State(seen): Shared) -> Response {
+    answer(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "contract": plugin::CONTRACT,
+        "generation": seen.in_force.load().number,
+        "workers": seen.workers.count(),
+        "started_at": seconds(seen.started),
+        "pid": std::process::id(),
     }))
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::checks::Checks;
-use super::reload::{self, Build, Reloaded, Reloader};
+use super::reload::{self, Build, Reloaded, Reloader, SetWeight};
 use super::swap::{self, Preparation, Swap, Swapped};
 use super::watch::FileWatch;
 use super::workers::Lines;
@@ -30,6 +30,8 @@ pub(super) enum Request {
     /// To tell what that would change.
     Compare(Answer<Reloaded>),
     Swap(Swap, Answer<Swapped>),
+    /// None: there is no such endpoint.
+    SetWeight(SetWeight, Answer<Option<u64>>),
 }
 
 /// Who waits for an outcome, if anybody does. An error is for people.
@@ -50,6 +52,11 @@ impl Control {
     /// Returns what a reload would do, and does nothing.
     pub(super) async fn compare(&self) -> Result<Reloaded, String> {
         self.ask(Request::Compare).await
+    }
+
+    /// Sets a weight. Returns the number of the generation in force then; None: there is no such endpoint.
+    pub(super) async fn set_weight(&self, set: SetWeight) -> Result<Option<u64>, String> {
+        self.ask(|answer| Request::SetWeight(set, answer)).await
     }
 
     /// Swaps a plugin.
@@ -119,10 +126,10 @@ pub(super) async fn run(
     let mut queue = VecDeque::new();
     let mut work: Option<Work> = None;
     loop {
-        if work.is_none() {
-            work = queue
-                .pop_front()
-                .map(|request| Work::begin(&reloader, request));
+        while work.is_none()
+            && let Some(request) = queue.pop_front()
+        {
+            work = Work::begin(&reloader, request);
         }
         let is_idle = work.is_none();
         let done = async {
@@ -176,12 +183,17 @@ fn want_reload(queue: &mut VecDeque<Request>) {
 }
 
 impl Work {
-    fn begin(reloader: &Reloader, request: Request) -> Self {
-        match request {
+    /// Returns what is to be waited for, if it is not done at once.
+    fn begin(reloader: &Reloader, request: Request) -> Option<Self> {
+        Some(match request {
+            Request::SetWeight(set, answer) => {
+                tell(answer, Ok(reloader.set_weight(&set)));
+                return None;
+            }
             Request::Reload(answer) => Self::Reload(reloader.start(false), answer),
             Request::Compare(answer) => Self::Compare(reloader.start(true), answer),
             Request::Swap(swap, answer) => Self::Swap(reloader.prepare(swap), answer),
-        }
+        })
     }
 
     /// Waits until it is prepared. Cancel safe; to be called until it has returned once.

@@ -13,6 +13,7 @@ mod sessions;
 mod status;
 mod swap;
 mod trials;
+mod upstreams;
 mod watch;
 mod workers;
 
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -131,6 +133,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
                 in_force: reloader.in_force().clone(),
                 control,
                 workers: workers.lines().clone(),
+                started: SystemTime::now(),
             };
             tokio::spawn(admin::serve(listener, seen));
         }

@@ -17,7 +17,7 @@ use crate::downstream::Listener;
 use crate::generation::{self, Generation};
 use crate::plugin::Engine;
 use crate::telemetry::{AccessLogFiles, Metrics, ReloadResult};
-use crate::upstream::{Known, Names};
+use crate::upstream::{Known, Names, Upstream};
 
 /// What a reload did, or would do.
 pub(super) struct Reloaded {
@@ -25,6 +25,15 @@ pub(super) struct Reloaded {
     pub(super) generation: u64,
     /// Nothing: the generation is the one that was in force before.
     pub(super) changes: Vec<Change>,
+}
+
+/// A weight that an operator sets.
+pub(super) struct SetWeight {
+    pub(super) upstream: String,
+    /// By address, or as written.
+    pub(super) endpoint: String,
+    /// None: as the configuration has it.
+    pub(super) weight: Option<u32>,
 }
 
 /// Builds generations from one source.
@@ -144,8 +153,38 @@ impl Reloader {
         info!(generation = number, "endpoints have moved");
     }
 
+    /// Sets the weight of endpoints, for new sessions; None: that of the configuration. Returns the number of
+    /// the generation in force then, or that there is no such endpoint.
+    pub(super) fn set_weight(&self, set: &SetWeight) -> Option<u64> {
+        let before = self.in_force.load();
+        let upstreams = before.upstreams.iter().filter(|up| up.name == set.upstream);
+        let found: usize = upstreams
+            .map(|upstream| upstream.set_weight(&set.endpoint, set.weight))
+            .sum();
+        if found == 0 {
+            return None;
+        }
+        let generation = before.moved(&self.config, &self.known);
+        let number = generation.number;
+        self.put_in_force(generation);
+        let SetWeight {
+            upstream,
+            endpoint,
+            weight,
+        } = set;
+        info!(
+            upstream,
+            endpoint,
+            weight,
+            generation = number,
+            "weight set"
+        );
+        Some(number)
+    }
+
     fn put_in_force(&self, generation: Generation) {
         let number = generation.number;
+        generation.upstreams.iter().for_each(Upstream::settle);
         self.in_force.store(Arc::new(generation));
         self.metrics.set_generation(number);
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Upstream;
@@ -17,11 +17,13 @@ pub(crate) struct Endpoint {
     /// Host and port as the configuration has them.
     pub(super) written: String,
     pub(crate) weight: u32,
+    /// The configuration's, if an operator has set another one.
+    pub(super) configured_weight: u32,
     pub(crate) backup: bool,
     pub(super) max_fails: u32,
     fail_timeout: Duration,
     /// 0: any number.
-    max_connections: u32,
+    pub(super) max_connections: u32,
     /// In milliseconds.
     slow_start: u64,
     down: bool,
@@ -34,6 +36,11 @@ pub(crate) struct EndpointState {
     pub(crate) id: u64,
     pub(crate) health: Health,
     open: AtomicU32,
+    /// An operator has taken it out.
+    drained: AtomicBool,
+    /// A weight that an operator has set: that of the configuration then, and the other one in the lower
+    /// half. 0: none.
+    weight: AtomicU64,
 }
 
 /// An exchange or session counted as open at an endpoint until this is dropped.
@@ -59,7 +66,8 @@ impl Endpoint {
             address,
             name: address.to_string().into(),
             written: settings.written.clone(),
-            weight: settings.weight,
+            weight: state.weight(settings.weight),
+            configured_weight: settings.weight,
             backup: settings.backup,
             max_fails: settings.max_fails,
             fail_timeout: settings.fail_timeout,
@@ -89,7 +97,7 @@ impl Endpoint {
     pub(super) fn is_up(&self, alone: bool, now: u64) -> bool {
         let health = &self.state.health;
         let has_rested = alone || health.is_up(self.max_fails, self.fail_timeout, now);
-        !self.down && health.is_healthy() && has_rested
+        !self.down && !self.state.is_drained() && health.is_healthy() && has_rested
     }
 
     /// Whether the endpoint may be given one more.
@@ -138,12 +146,52 @@ impl EndpointState {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             health: Health::default(),
             open: AtomicU32::new(0),
+            drained: AtomicBool::new(false),
+            weight: AtomicU64::new(0),
         })
     }
 
     /// Returns the exchanges and sessions open now, over all workers.
     pub(crate) fn open(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator has taken it out: it gets nothing more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Takes it out, or back in.
+    pub(super) fn set_drained(&self, drained: bool) {
+        let was = self.drained.swap(drained, Ordering::Relaxed);
+        if was && !drained {
+            self.health.rises(health::now());
+        }
+    }
+
+    /// Returns the weight that counts where the configuration says `configured`.
+    pub(super) fn weight(&self, configured: u32) -> u32 {
+        let [then, set] = halves(self.weight.load(Ordering::Relaxed));
+        if set != 0 && then == configured {
+            set
+        } else {
+            configured
+        }
+    }
+
+    /// Sets a weight in place of the one that the configuration has.
+    pub(super) fn set_weight(&self, configured: u32, weight: u32) {
+        let both = u64::from(configured) << 32 | u64::from(weight);
+        let both = if weight == configured { 0 } else { both };
+        self.weight.store(both, Ordering::Relaxed);
+    }
+
+    /// Forgets a weight that was set while the configuration had another one than now.
+    pub(super) fn settle(&self, configured: u32) {
+        let [then, _] = halves(self.weight.load(Ordering::Relaxed));
+        if then != configured {
+            self.weight.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Counts one more until the guard is dropped, unless there are as many as `most`, 0 for no limit.
@@ -158,6 +206,11 @@ impl EndpointState {
         }
         Some(Open(self.clone()))
     }
+}
+
+fn halves(both: u64) -> [u32; 2] {
+    // Each is what fits by itself.
+    [both >> 32, both & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(u32::MAX))
 }
 
 impl Drop for Open {

@@ -84,6 +84,11 @@ impl Health {
         }
     }
 
+    /// Returns the failures that count against it.
+    pub(crate) fn failures(&self) -> u32 {
+        self.fails.load(Ordering::Relaxed)
+    }
+
     /// Counts a health check.
     pub(crate) fn checked(&self, passed: bool) {
         let counter = if passed {

@@ -12,6 +12,7 @@ mod health;
 mod names;
 mod pick;
 mod pool;
+mod report;
 mod sticky;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub(crate) use hash::Key;
 pub(crate) use names::{Error as NamesError, Known, Names};
 pub(crate) use pick::{Balancer, Search};
 pub(crate) use pool::{Pools, Sender};
+pub(crate) use report::EndpointReport;
 pub(crate) use sticky::Sticky;
 
 /// Why the service could not be reached or did not answer.
@@ -155,7 +157,8 @@ impl Upstream {
         Ok(Arc::new(Self::assemble(settings, known, previous, tls)))
     }
 
-    /// Returns the same upstream with the addresses that its hosts have now. None: they are the same.
+    /// Returns the same upstream with the addresses that its hosts have now, and the weights that count now.
+    /// None: they are the same.
     pub(crate) fn moved(&self, settings: &config::Upstream, known: &Known) -> Option<Self> {
         let moved = !self.is_there(settings, known);
         moved.then(|| Self::assemble(settings, known, Some(self), self.tls.clone()))
@@ -163,8 +166,13 @@ impl Upstream {
 
     /// Whether the endpoints are those that `settings` mean now.
     fn is_there(&self, settings: &config::Upstream, known: &Known) -> bool {
-        let now = addresses(settings, known).map(|(_, address)| address);
-        now.eq(self.endpoints.iter().map(|endpoint| endpoint.address))
+        let now = addresses(settings, known).map(|(endpoint, address)| {
+            let state = self.state(address);
+            let weight = state.map_or(endpoint.weight, |state| state.weight(endpoint.weight));
+            (address, weight)
+        });
+        let endpoints = self.endpoints.iter();
+        now.eq(endpoints.map(|endpoint| (endpoint.address, endpoint.weight)))
     }
 
     fn assemble(
