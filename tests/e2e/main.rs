@@ -15,6 +15,7 @@ mod conformance;
 mod aborts;
 mod access_log;
 mod admin;
+mod admin_access;
 mod architecture;
 mod balancing;
 mod bodies;

@@ -228,7 +228,9 @@ pub(crate) fn one_listener(rest: &str) -> String {
 /// The binary, for commands that end by themselves or that [`Tidegate::spawn`] waits for.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.env_remove("TIDEGATE_LOG");
+    for variable in ["LOG", "ADMIN", "TOKEN", "TOKEN_FILE"] {
+        command.env_remove(format!("TIDEGATE_{variable}"));
+    }
     command
 }
 

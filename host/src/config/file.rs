@@ -17,8 +17,8 @@ use super::sites::Parts;
 use super::upstreams::Upstreams;
 use super::variables::Names;
 use super::{
-    Admin, ClientTimeouts, Config, FieldNames, Http2, Limits, Listener, Loaded, Resolver, maps,
-    sites,
+    Admin, AdminSocket, ClientTimeouts, Config, FieldNames, Http2, Limits, Listener, Loaded,
+    Resolver, Token, maps, sites,
 };
 
 /// Why no smaller value: it is the least that hyper's buffer can be.
@@ -127,10 +127,59 @@ fn cores() -> usize {
 }
 
 fn admin(t: &Table<'_>) -> Option<Admin> {
-    let listen = t
-        .require("listen", ADDRESS)
-        .and_then(|value| address(&value))?;
-    Some(Admin { listen })
+    let unix = t.get("unix");
+    let listen = match unix {
+        Some(_) => t.get("listen"),
+        None => t.require("listen", ADDRESS),
+    };
+    let mode = t.get("mode");
+    if let (Some(mode), None) = (&mode, &unix) {
+        mode.problem("means nothing without `unix`");
+    }
+    let read = |text: &str| u32::from_str_radix(text, 8).ok();
+    let mode = mode.and_then(|mode| {
+        mode.parse("permissions such as \"0600\" or \"0660\"", |text| {
+            read(text).filter(|mode| *mode <= 0o777)
+        })
+    });
+    let tokens = tokens(t);
+    let unix = unix.map(|value| {
+        let path = value.path("a path such as \"/run/tidegate.sock\"");
+        path.map(|path| AdminSocket {
+            path,
+            mode: mode.unwrap_or(0o600),
+        })
+    });
+    let listen = listen.map(|value| {
+        let address = address(&value);
+        if address.is_some_and(|address| !address.ip().is_loopback()) && tokens.is_empty() {
+            value.warn(
+                "others can reach this address, so it takes no orders; give it a `token_file`, or listen \
+                 at a loopback address",
+            );
+        }
+        address
+    });
+    // What is there has to be right.
+    let (listen, unix) = match (listen, unix) {
+        (Some(None), _) | (_, Some(None)) | (None, None) => return None,
+        (listen, unix) => (listen.flatten(), unix.flatten()),
+    };
+    Some(Admin {
+        listen,
+        unix,
+        tokens,
+    })
+}
+
+fn tokens(t: &Table<'_>) -> Vec<Token> {
+    let file = t.get("token_file");
+    let file = file.and_then(|value| value.path("a path such as \"/etc/tidegate/token\""));
+    let name = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let variable = t.get("token_env");
+    let variable = variable.and_then(|value| value.parse("the name of a variable", name));
+    let file = file.map(Token::File).into_iter();
+    file.chain(variable.map(Token::Variable)).collect()
 }
 
 fn limits(t: &Table<'_>) -> Limits {
@@ -235,7 +284,7 @@ fn listeners<'r>(t: &Table<'r>, admin: Option<&Admin>) -> Vec<(Value<'r>, Listen
                     other.key()
                 ));
             }
-            if admin.is_some_and(|admin| admin.listen == listener.bind) {
+            if admin.is_some_and(|admin| admin.listen == Some(listener.bind)) {
                 bind.problem(format_args!(
                     "{} is already bound by admin.listen",
                     listener.bind

@@ -89,10 +89,29 @@ pub(crate) struct Config {
     pub(crate) sites: Vec<Site>,
 }
 
-/// Where `/healthz` and `/metrics` are served.
-#[derive(Debug, Clone, PartialEq)]
+/// Where operators ask, and what they have to show. At least one of `listen` and `unix`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admin {
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) unix: Option<AdminSocket>,
+    /// One of them is wanted of those who come by `listen`. None: nothing is.
+    pub(crate) tokens: Vec<Token>,
+}
+
+/// A Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminSocket {
+    pub(crate) path: PathBuf,
+    /// Permissions of its file. Default 0600.
+    pub(crate) mode: u32,
+}
+
+/// Where a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Token {
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
 }
 
 /// Bounds on what clients may send and hold.

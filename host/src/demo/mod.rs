@@ -381,7 +381,7 @@ mod tests {
             let config = Config::parse(&text, Path::new("demo.toml")).unwrap().config;
             assert_eq!(config.listeners[0].bind, listen());
             assert_eq!(config.upstreams[0].endpoints[1].written, green.to_string());
-            assert_eq!(config.admin.map(|admin| admin.listen), admin);
+            assert_eq!(config.admin.and_then(|admin| admin.listen), admin);
             let plugins = config.sites[0]
                 .routes
                 .iter()

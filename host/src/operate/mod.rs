@@ -6,7 +6,6 @@
 mod sessions;
 mod upstreams;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::remote;
+use crate::server::MAX_MODULE_BYTES;
 
 pub(crate) use sessions::Sessions;
 pub(crate) use upstreams::Upstreams;
@@ -22,14 +22,17 @@ pub(crate) use upstreams::Upstreams;
 /// Where the running proxy is, and how its answer is printed.
 #[derive(Debug, Args)]
 pub(crate) struct Remote {
-    /// The `admin.listen` of the running proxy
+    /// The `admin.listen` of the running proxy, or the path that is its `admin.unix`
     #[arg(
         long,
         default_value = "127.0.0.1:9900",
         env = "TIDEGATE_ADMIN",
         value_name = "ADDRESS"
     )]
-    admin: SocketAddr,
+    admin: remote::Address,
+    /// A file with the token that it wants to be shown; without it, TIDEGATE_TOKEN is the token
+    #[arg(long, env = "TIDEGATE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -228,6 +231,14 @@ fn changes(answer: &Value) -> Vec<String> {
 }
 
 fn swap(name: &str, file: &Path, terms: &Terms, remote: &Remote) -> Result<String, String> {
+    let length = std::fs::metadata(file).map_or(0, |file| file.len());
+    if length > MAX_MODULE_BYTES as u64 {
+        let most = MAX_MODULE_BYTES >> 20;
+        return Err(format!(
+            "{}: a module may be {most} MiB long",
+            file.display()
+        ));
+    }
     let module = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let target = format!(
         "/v1/plugins/{}/swap{}",
@@ -253,7 +264,14 @@ fn decide(name: &str, decision: &str, remote: &Remote) -> Result<Value, String> 
 
 impl Remote {
     fn ask(&self, method: Method, target: &str, body: Bytes) -> Result<Value, String> {
-        remote::ask(self.admin, method, target, body).map_err(|error| {
+        let token = self.token()?;
+        let question = remote::Question {
+            method,
+            target,
+            body,
+            token: token.as_deref().map(str::trim),
+        };
+        remote::ask(&self.admin, question).map_err(|error| {
             let mut message = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
@@ -262,6 +280,17 @@ impl Remote {
             }
             message
         })
+    }
+
+    fn token(&self) -> Result<Option<String>, String> {
+        match &self.token_file {
+            None => Ok(std::env::var("TIDEGATE_TOKEN").ok()),
+            Some(file) => {
+                let token = std::fs::read_to_string(file);
+                let token = token.map_err(|error| format!("{}: {error}", file.display()))?;
+                Ok(Some(token))
+            }
+        }
     }
 
     fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> String {

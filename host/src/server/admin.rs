@@ -11,17 +11,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::header::{CONTENT_TYPE, ORIGIN};
-use axum::http::{Method, StatusCode};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tracing::error;
+use tokio::net::{TcpListener, UnixListener};
+use tracing::{error, info};
 
+use super::access::{Guard, SocketFile};
 use super::control::Control;
 use super::difference::Change;
 use super::parameters::Parameters;
@@ -29,13 +30,14 @@ use super::status::plugin_as_json;
 use super::swap::Swap;
 use super::trials::{self, Decision, Terms};
 use super::workers::Lines;
-use super::{sessions, upstreams};
+use super::{Error, access, sessions, upstreams};
+use crate::config::Admin;
 use crate::generation::Generation;
 use crate::plugin;
 use crate::telemetry::{self, Metrics};
 
 /// Largest module that can be handed over.
-const MAX_MODULE_BYTES: usize = 64 << 20;
+pub(crate) const MAX_MODULE_BYTES: usize = 64 << 20;
 
 /// What is shown and who is asked.
 pub(crate) struct Seen {
@@ -51,9 +53,69 @@ pub(crate) struct Seen {
 /// What all handlers share.
 pub(super) type Shared = State<Arc<Seen>>;
 
-/// Serves until the task is dropped.
-pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
-    let router = Router::new()
+/// Where operators ask.
+pub(crate) struct Listeners {
+    tcp: Option<(TcpListener, Guard)>,
+    unix: Option<(UnixListener, SocketFile)>,
+}
+
+impl Listeners {
+    /// Binds what the settings name.
+    pub(super) async fn bind(settings: &Admin) -> Result<Self, Error> {
+        let tcp = match settings.listen {
+            None => None,
+            Some(address) => {
+                let failed = |source| Error::Bind { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?;
+                info!(%address, "admin listening");
+                let guard = match &*settings.tokens {
+                    [] if address.ip().is_loopback() => Guard::Loopback,
+                    [] => Guard::Anybody,
+                    tokens => Guard::Tokens(tokens.to_vec()),
+                };
+                Some((listener, guard))
+            }
+        };
+        let unix = match &settings.unix {
+            None => None,
+            Some(socket) => {
+                let path = &socket.path;
+                let failed = |source| Error::Socket {
+                    path: path.clone(),
+                    source,
+                };
+                let bound = access::bind(socket).map_err(failed)?;
+                info!(path = %path.display(), "admin listening at a socket");
+                Some(bound)
+            }
+        };
+        Ok(Self { tcp, unix })
+    }
+
+    /// Serves in tasks of their own. Returns the file of the Unix socket, which is there until it is
+    /// dropped.
+    pub(super) fn serve(self, seen: Seen) -> Option<SocketFile> {
+        let seen = Arc::new(seen);
+        if let Some((listener, guard)) = self.tcp {
+            let router = router(seen.clone(), guard);
+            tokio::spawn(async move { report(axum::serve(listener, router).await) });
+        }
+        let (listener, file) = self.unix?;
+        let router = router(seen, Guard::Socket);
+        tokio::spawn(async move { report(axum::serve(listener, router).await) });
+        Some(file)
+    }
+}
+
+fn report(ended: std::io::Result<()>) {
+    if let Err(error) = ended {
+        error!(%error, "the admin listener ended");
+    }
+}
+
+fn router(seen: Arc<Seen>, guard: Guard) -> Router {
+    Router::new()
         .route("/healthz", get(health))
         .route("/metrics", get(scrape))
         .route("/v1/plugins", get(plugins))
@@ -65,20 +127,12 @@ pub(crate) async fn serve(listener: TcpListener, seen: Seen) {
         .merge(sessions::routes())
         .merge(upstreams::routes())
         .fallback(not_found)
-        .layer(middleware::from_fn(refuse_pages))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(guard),
+            access::admit,
+        ))
         .layer(DefaultBodyLimit::max(MAX_MODULE_BYTES))
-        .with_state(Arc::new(seen));
-    if let Err(error) = axum::serve(listener, router).await {
-        error!(%error, "the admin listener ended");
-    }
-}
-
-/// Orders do not come from pages: any that a browser on this machine shows could send one.
-async fn refuse_pages(request: Request, next: Next) -> Response {
-    if request.method() != Method::GET && request.headers().contains_key(ORIGIN) {
-        return refusal(StatusCode::FORBIDDEN, "orders from web pages are refused");
-    }
-    next.run(request).await
+        .with_state(seen)
 }
 
 /// 503 tells a load balancer to send new clients elsewhere while the old ones finish.

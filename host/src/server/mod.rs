@@ -3,6 +3,7 @@
 //! The calling thread becomes the control thread: signals, the admin listener, file watching and
 //! compiling. Traffic is served by the workers, each a thread with a runtime of its own.
 
+mod access;
 mod admin;
 mod checks;
 mod control;
@@ -27,7 +28,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
@@ -37,6 +37,7 @@ use crate::generation::{self, Generation};
 use crate::plugin;
 use crate::telemetry::{AccessLogFiles, Metrics};
 use crate::upstream::{self, Known, Names};
+pub(crate) use admin::MAX_MODULE_BYTES;
 use control::{Control, Signals};
 use reload::Reloader;
 use watch::FileWatch;
@@ -72,6 +73,12 @@ pub(crate) enum Error {
         keys: Vec<&'static str>,
     },
     Several(Vec<Self>),
+    Socket {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// Of the admin listener.
+    Token(String),
     Names(upstream::NamesError),
     Start(io::Error),
 }
@@ -85,6 +92,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         warn!("{warning}");
     }
     let config = loaded.config;
+    check_tokens(&config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = Arc::new(AccessLogFiles::default());
     let runtime = runtime()?;
@@ -102,7 +110,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     runtime.block_on(async {
         let admin = match &config.admin {
             None => None,
-            Some(admin) => Some(bind_admin(admin.listen).await?),
+            Some(settings) => Some(admin::Listeners::bind(settings).await?),
         };
         let reloader = Reloader::new(
             source,
@@ -126,7 +134,8 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         }
         let draining = Arc::new(AtomicBool::new(false));
         let (control, requests) = Control::new();
-        if let Some(listener) = admin {
+        let mut socket_file = None;
+        if let Some(listeners) = admin {
             let seen = admin::Seen {
                 metrics: metrics.clone(),
                 draining: draining.clone(),
@@ -135,7 +144,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
                 workers: workers.lines().clone(),
                 started: SystemTime::now(),
             };
-            tokio::spawn(admin::serve(listener, seen));
+            socket_file = listeners.serve(seen);
         }
         // Before anyone is told that signals and changes are noticed.
         let signals = Signals::new().map_err(Error::Start)?;
@@ -146,6 +155,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         control::run(reloader, signals, files, lines, logs, requests).await;
         draining.store(true, Ordering::Relaxed);
         workers.drain().await;
+        drop(socket_file);
         Ok(())
     })
 }
@@ -159,6 +169,7 @@ pub(crate) fn check(file: &Path) -> Result<Vec<Problem>, Error> {
 /// Reads a configuration and builds what it means, as [`run`] would, without binding anything.
 pub(crate) fn load(file: &Path) -> Result<(Loaded, Generation), Error> {
     let loaded = Config::load(file).map_err(Error::Config)?;
+    check_tokens(&loaded.config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = AccessLogFiles::for_trial();
     let (_, known) = runtime()?.block_on(resolve(&loaded.config, &Known::default()))?;
@@ -214,12 +225,11 @@ fn bind<'a>(
     }
 }
 
-async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
-    let failed = |source| Error::Bind { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    info!(%address, "admin listening");
-    Ok(listener)
+/// Checks that the tokens of the admin listener can be read.
+fn check_tokens(config: &Config) -> Result<(), Error> {
+    let tokens = config.admin.iter().flat_map(|admin| &admin.tokens);
+    let read = |token| access::read(token).map(drop).map_err(Error::Token);
+    tokens.map(read).collect()
 }
 
 /// Takes as many descriptors as the system lets this process have: each tunnel needs two.
@@ -297,6 +307,10 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::Socket { path, source } => {
+                write!(f, "cannot listen at {}: {source}", path.display())
+            }
+            Self::Token(error) => f.write_str(error),
             Self::Names(error) => write!(f, "{error}{}", Causes(error.source())),
             Self::Start(error) => write!(f, "cannot start: {error}"),
         }

@@ -133,6 +133,24 @@ fn top_level_sections_are_explained_where_they_stand() {
         ),
         (
             TOP,
+            "[admin]\nlisten = \"127.0.0.1:9900\"\nmode = \"0600\"",
+            &["3:1: admin.mode: means nothing without `unix`"],
+        ),
+        (
+            TOP,
+            "[admin]\nunix = \"a.sock\"\nmode = \"rw\"",
+            &[r#"3:1: admin.mode: expected permissions such as "0600" or "0660", found "rw""#],
+        ),
+        (
+            TOP,
+            "[admin]\nunix = \"a.sock\"\ntoken_file = 3\ntoken_env = \"\"",
+            &[
+                r#"3:1: admin.token_file: expected a path such as "/etc/tidegate/token", found 3"#,
+                r#"4:1: admin.token_env: expected the name of a variable, found """#,
+            ],
+        ),
+        (
+            TOP,
             "[admin]\nlisten = \"9900\"",
             &[
                 r#"2:1: admin.listen: expected an IP address and port such as "127.0.0.1:8080" or "[::1]:8080", found "9900""#,
@@ -1289,4 +1307,23 @@ fn what_nothing_uses_is_a_warning() {
             "tidegate.toml:9:1: sites[0]: `certificate` has no effect: no listener of this site has `tls`",
         ]
     );
+}
+
+#[test]
+fn an_admin_listener_that_others_can_reach_without_a_token_is_a_warning() {
+    let warnings = |admin: &str| {
+        let text = format!(
+            "[admin]\n{admin}\n[[listeners]]\nbind = \"127.0.0.1:0\"\n[[sites]]\n[[sites.routes]]\nmatch = \"/\"\nrespond = {{ status = 204 }}\n"
+        );
+        let loaded = Config::parse(&text, Path::new("f")).unwrap();
+        loaded.warnings.len()
+    };
+    assert_eq!(warnings("listen = \"0.0.0.0:9900\""), 1);
+    for fine in [
+        "listen = \"0.0.0.0:9900\"\ntoken_env = \"A\"",
+        "listen = \"[::1]:9900\"",
+        "unix = \"a.sock\"\nmode = \"0660\"",
+    ] {
+        assert_eq!(warnings(fine), 0, "{fine}");
+    }
 }
