@@ -55,6 +55,7 @@ mod responses;
 mod retries;
 mod routes;
 mod sessions;
+mod shadow;
 mod stock_plugins;
 mod streams;
 mod swap;

@@ -49,12 +49,14 @@ pub(crate) enum Plugin {
     ///
     /// With --percent or --when it gets a share of the sessions and requests first. If it keeps to the
     /// limits (of the plugin's `canary`, unless they are given here) for the time of the window, it gets all;
-    /// if not, it gets none, and open sessions go back as well.
+    /// if not, it gets none, and open sessions go back as well. With --shadow it serves nobody, until
+    /// `plugin promote` or `plugin rollback`.
     #[command(after_help = "Examples:
   tidegate plugin swap redact target/redact.wasm
   tidegate plugin swap redact target/redact.wasm --percent 10 --window 5m
   tidegate plugin swap redact target/redact.wasm --percent 10 --by cookie:sid
-  tidegate plugin swap redact target/redact.wasm --when header:x-canary=1")]
+  tidegate plugin swap redact target/redact.wasm --when header:x-canary=1
+  tidegate plugin swap redact target/redact.wasm --shadow --sample 20")]
     Swap {
         /// The plugin's name in the configuration
         name: String,
@@ -126,12 +128,25 @@ pub(crate) struct Terms {
     /// How many of its sessions may end with which codes, such as 1011=0,1008=20
     #[arg(long, help_heading = "Canary", value_name = "CODE=N,...")]
     max_closes: Option<String>,
+    /// Only show it copies of what the version in force sees, and compare what it says
+    #[arg(long, help_heading = "Shadow")]
+    shadow: bool,
+    /// How much of the sessions and requests it is shown, from 1 to 100
+    #[arg(long, help_heading = "Shadow", value_name = "PERCENT")]
+    sample: Option<String>,
+    /// How much of a worker's time it may take, from 1 to 50
+    #[arg(long, help_heading = "Shadow", value_name = "PERCENT")]
+    budget: Option<String>,
 }
 
 impl Terms {
     /// Returns what is asked for as a query: nothing, or `?` and more.
     fn query(&self) -> String {
+        let shadow = self.shadow.then(|| "true".to_owned());
         let given = [
+            ("shadow", &shadow),
+            ("sample", &self.sample),
+            ("budget", &self.budget),
             ("policy", &self.policy),
             ("percent", &self.percent),
             ("by", &self.by),
@@ -347,6 +362,15 @@ fn status(answer: &Value) -> String {
 fn trial(plugin: &str, trial: &Value) -> Option<String> {
     let role = trial["role"].as_str()?;
     let text = |name: &str| trial[name].as_str();
+    if role == "shadow" {
+        return Some(format!(
+            "{plugin}: version {} is a shadow: {} compared, {} skipped, {}",
+            trial["version"],
+            trial["compared"],
+            trial["skipped"],
+            differences(&trial["differences"]),
+        ));
+    }
     let seconds = |name: &str| trial[name].as_u64().unwrap_or(0) as f64 / 1000.0;
     let mut share = Vec::new();
     if let Some(percent) = trial["percent"].as_u64().filter(|percent| *percent > 0) {
@@ -363,6 +387,19 @@ fn trial(plugin: &str, trial: &Value) -> Option<String> {
         seconds("age_ms"),
         seconds("window_ms"),
     ))
+}
+
+/// How many there were of each kind.
+fn differences(kinds: &Value) -> String {
+    let kinds = kinds.as_object().into_iter().flatten();
+    let found = kinds.filter(|(_, count)| **count != 0);
+    let found: Vec<_> = found
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    match found.join(", ") {
+        none if none.is_empty() => "no difference".to_owned(),
+        some => format!("differences: {some}"),
+    }
 }
 
 fn last_trial(plugin: &str, ended: &Value) -> Option<String> {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, request, response};
 
+use super::engine::Compiled;
 use super::messages::MessageChain;
 use super::rollout::Plugin;
+use super::shadow::HeadShadow;
 use super::slots::{Instances, Seat, Slot};
 use super::trial::Lot;
 use super::{
@@ -40,6 +42,8 @@ struct Link {
     slot: Rc<Slot>,
     /// It failed and its `on_failure` is `open`: the rest goes on without it.
     skipped: bool,
+    /// A candidate that looks on.
+    shadow: Option<HeadShadow>,
 }
 
 /// What a plugin is asked about.
@@ -77,6 +81,7 @@ impl Chain {
             Link {
                 slot: seat.slot(assignment.version_for(None, lot, headers)),
                 seen: assignment.number(),
+                shadow: HeadShadow::of(&seat, &assignment, lot, headers),
                 seat,
                 skipped: false,
             }
@@ -87,6 +92,19 @@ impl Chain {
             lot,
             time_spent: Duration::ZERO,
         }
+    }
+}
+
+impl Link {
+    /// Returns a copy of a head for a candidate that looks on, if there is one.
+    fn copy_request(
+        &self,
+        is_asked: impl Fn(&Compiled) -> bool,
+        head: &request::Parts,
+    ) -> Option<(&HeadShadow, request::Parts)> {
+        let shadow = self.shadow.as_ref()?;
+        let copy = shadow.copy_request(is_asked, &self.slot, head)?;
+        Some((shadow, copy))
     }
 }
 
@@ -134,15 +152,22 @@ impl ChainRun {
         facts: &Arc<Facts>,
     ) -> Result<Verdict, Failure> {
         for (n, link) in self.links.iter_mut().enumerate() {
-            if link.skipped || link.slot.exports().request.is_none() {
+            if link.skipped {
                 continue;
             }
+            let copy = link.copy_request(|exports| exports.request.is_some(), head);
             let limit = link.slot.allowance();
-            let verdict = link
-                .slot
-                .call(Phase::Request, &mut self.time_spent, |instance| {
-                    instance.on_request(head, facts, limit)
-                });
+            let verdict = if link.slot.exports().request.is_none() {
+                Ok(Verdict::Continue)
+            } else {
+                link.slot
+                    .call(Phase::Request, &mut self.time_spent, |instance| {
+                        instance.on_request(head, facts, limit)
+                    })
+            };
+            if let (Ok(verdict), Some((shadow, copy))) = (&verdict, copy) {
+                shadow.on_request(copy, facts, (verdict, head));
+            }
             match verdict {
                 Ok(Verdict::Continue) => {}
                 Ok(Verdict::Respond(answer)) => {
@@ -174,15 +199,24 @@ impl ChainRun {
         while let Some(n) = self.reach.checked_sub(1) {
             self.reach = n;
             let link = &mut self.links[n];
-            if link.skipped || link.slot.exports().response.is_none() {
+            if link.skipped {
                 continue;
             }
+            let shadow = link.shadow.as_ref();
+            let copy =
+                shadow.and_then(|shadow| Some((shadow, shadow.copy_response(&link.slot, head)?)));
             let limit = link.slot.allowance();
-            let verdict = link
-                .slot
-                .call(Phase::Response, &mut self.time_spent, |instance| {
-                    instance.on_response(request, head, limit)
-                });
+            let verdict = if link.slot.exports().response.is_none() {
+                Ok(Verdict::Continue)
+            } else {
+                link.slot
+                    .call(Phase::Response, &mut self.time_spent, |instance| {
+                        instance.on_response(request, head, limit)
+                    })
+            };
+            if let (Ok(verdict), Some((shadow, copy))) = (&verdict, copy) {
+                shadow.on_response(copy, request, (verdict, head));
+            }
             match verdict {
                 Ok(Verdict::Continue) => {}
                 Ok(Verdict::Respond(answer)) => {
@@ -215,14 +249,21 @@ impl ChainRun {
         candidates: &[Candidate],
     ) -> Result<Option<usize>, Failure> {
         for link in &mut self.links {
-            if link.skipped || link.slot.exports().balancer.is_none() {
+            if link.skipped {
                 continue;
             }
-            let chosen = link
-                .slot
-                .call(Phase::Choose, &mut self.time_spent, |instance| {
-                    instance.choose(upstream, head, facts, candidates)
-                });
+            let copy = link.copy_request(|exports| exports.balancer.is_some(), head);
+            let chosen = if link.slot.exports().balancer.is_none() {
+                Ok(None)
+            } else {
+                link.slot
+                    .call(Phase::Choose, &mut self.time_spent, |instance| {
+                        instance.choose(upstream, head, facts, candidates)
+                    })
+            };
+            if let (Ok(chosen), Some((shadow, copy))) = (&chosen, copy) {
+                shadow.choose(copy, facts, upstream, candidates, *chosen);
+            }
             match chosen {
                 Ok(None) => {}
                 Ok(chosen) => return Ok(chosen),

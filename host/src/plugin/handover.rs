@@ -47,6 +47,8 @@ impl MessageChain {
             }
             let assignment = link.seat.assignment();
             link.seen = assignment.number();
+            self.attach_shadow(n, &assignment);
+            let link = &self.links[n];
             let now = link.slot.version();
             let next = assignment.version_for(Some(now), self.lot, &self.handshake.request);
             if Arc::ptr_eq(next, now) {
@@ -114,6 +116,9 @@ impl MessageChain {
     /// Has the session in another slot from now on, which knows it by `number`.
     fn settle(&mut self, n: usize, slot: Rc<Slot>, number: u32) {
         let link = &mut self.links[n];
+        if let Some(shadow) = &mut link.shadow {
+            shadow.fall_behind();
+        }
         link.release(&mut self.time_spent);
         slot.count_move();
         let old = std::mem::replace(&mut link.slot, slot);

@@ -69,6 +69,14 @@ impl Interest {
         interest
     }
 
+    /// Whether messages are wanted whole, and whether in pieces.
+    pub(super) fn watches(&self) -> (bool, bool) {
+        (
+            self.whole != Wanted::default(),
+            self.pieces != Pieces::default(),
+        )
+    }
+
     pub(super) fn is_none(&self) -> bool {
         *self == Self::default()
     }

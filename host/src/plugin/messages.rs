@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::bindings::exports::tidegate::plugin::fragments::Place;
 use super::host::Allowance;
-use super::interest::{Interest, Pieces, Wanted, side_index};
+use super::interest::{Interest, Wanted, side_index};
 use super::sessions::Piece;
+use super::shadow::Shadow;
 use super::slots::{Seat, Slot};
 use super::trial::Lot;
 use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Sent};
@@ -53,6 +54,8 @@ pub(super) struct Link {
     pub(super) life: u32,
     /// Whether it was shown pieces of a message from the client, or from the service, but not the last.
     pub(super) midway: [bool; 2],
+    /// A candidate that looks on.
+    pub(super) shadow: Option<Box<Shadow>>,
 }
 
 /// Longest piece of a message that a plugin is shown, in bytes.
@@ -124,9 +127,12 @@ impl MessageChain {
                 slot,
                 life: 0,
                 midway: [false; 2],
+                shadow: None,
             });
+            chain.attach_shadow(n, &assignment);
             let mut said = Vec::new();
             chain.open_link(n, false, &mut said)?;
+            chain.open_shadow(n, &said);
             first_words.extend(said.into_iter().map(|sent| (n, sent)));
         }
         let waiting = chain.on_their_way(first_words);
@@ -436,6 +442,7 @@ impl MessageChain {
         budget: &mut Budget,
         said: &mut Vec<Sent>,
     ) -> Result<MessageVerdict, Failure> {
+        self.follow(n);
         self.know(n, said)?;
         let Passage {
             from,
@@ -444,6 +451,7 @@ impl MessageChain {
             came,
             ..
         } = *message;
+        let already = said.len();
         let link = &self.links[n];
         if !link.interest.whole.covers(from, kind, payload.len()) {
             return self.show(n, message, true, budget, said);
@@ -466,6 +474,7 @@ impl MessageChain {
                     budget.spend(before, limit);
                 }
                 link.count_verdict(&verdict);
+                self.shadow_message(n, (from, kind, payload), &verdict, &said[already..]);
                 Ok(verdict)
             }
             Err(cause) => self.failed(n, Phase::Message, cause),
@@ -481,6 +490,7 @@ impl MessageChain {
         budget: &mut Budget,
         said: &mut Vec<Sent>,
     ) -> Result<MessageVerdict, Failure> {
+        self.follow(n);
         self.know(n, said)?;
         let payload = &message.payload[..];
         // What goes on instead, from the first change on.
@@ -549,6 +559,7 @@ impl MessageChain {
         };
         let before = limit;
         let keeps = self.in_parts[side_index(from)];
+        let already = said.len();
         let link = &mut self.links[n];
         let midway = &mut link.midway[side_index(from)];
         let first = if *midway {
@@ -569,7 +580,6 @@ impl MessageChain {
         let verdict = link
             .slot
             .call(Phase::Fragment, &mut self.time_spent, |instance| {
-                let already = said.len();
                 let verdict =
                     instance.on_fragment(link.number, &piece, may_edit, &mut limit, said)?;
                 // What waits for the end of the message is bounded for all of it.
@@ -584,6 +594,7 @@ impl MessageChain {
                     budget.spend(before, limit);
                 }
                 link.count_verdict(&verdict);
+                self.shadow_piece(n, (from, kind, payload, ends), &verdict, &said[already..]);
                 Ok(verdict)
             }
             Err(cause) => self.failed(n, Phase::Fragment, cause),
@@ -636,6 +647,9 @@ impl MessageChain {
             Ok(wants) => {
                 link.life = link.slot.life();
                 link.interest = Interest::of(&wants, self.max_message);
+                if let Some(shadow) = &mut link.shadow {
+                    shadow.fall_behind();
+                }
                 self.sum_up();
                 Ok(())
             }
@@ -663,8 +677,10 @@ impl MessageChain {
     fn end(&mut self, code: u16, by: Option<Side>) {
         for link in self.links.drain(..) {
             // Nobody who wants nothing is told, and nobody who failed.
-            let Interest { whole, pieces } = link.interest;
-            let watches = (whole != Wanted::default(), pieces != Pieces::default());
+            let watches = link.interest.watches();
+            if let Some(shadow) = &link.shadow {
+                shadow.close(code, by);
+            }
             if watches != (false, false) {
                 let time_spent = &mut self.time_spent;
                 link.slot

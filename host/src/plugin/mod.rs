@@ -13,8 +13,10 @@ mod interest;
 mod judgement;
 mod messages;
 mod module;
+mod onlooker;
 mod rollout;
 mod sessions;
+mod shadow;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub(crate) use exchange::{Chain, ChainRun, Takes};
 pub(crate) use handover::Handover;
 pub(crate) use messages::MessageChain;
 pub(crate) use module::read_module;
+pub(crate) use onlooker::Difference;
 pub(crate) use rollout::Plugin;
 pub(crate) use slots::Instances;
 pub(crate) use trial::{Ended, Look, Role, Share, Trial};

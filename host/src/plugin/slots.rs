@@ -18,6 +18,7 @@ use super::engine::{Compiled, Version};
 use super::handover::Refusal;
 use super::host::{Allowance, LogGate};
 use super::instance::Instance;
+use super::onlooker::Onlooker;
 use super::rollout::{Assignment, Plugin};
 use super::trial::Lot;
 use super::{Cause, Failure};
@@ -53,6 +54,8 @@ pub(super) struct Seat {
     slots: RefCell<Vec<Rc<Slot>>>,
     /// The same of a candidate on trial.
     candidate: RefCell<Vec<Rc<Slot>>>,
+    /// That candidate, if it only looks on.
+    onlooker: RefCell<Option<Rc<Onlooker>>>,
 }
 
 /// The place of one instance of a version, or of the next one.
@@ -118,6 +121,7 @@ impl Instances {
                 assignment: RefCell::new(plugin.assignment()),
                 slots: RefCell::default(),
                 candidate: RefCell::default(),
+                onlooker: RefCell::default(),
             })
         });
         Rc::clone(seat)
@@ -179,19 +183,37 @@ impl Seat {
         if !Arc::ptr_eq(last.version(), next.version()) {
             let mut slots = self.slots.borrow_mut();
             slots.clear();
-            if candidate(&last) == Some(Arc::as_ptr(next.version())) {
+            // What has served goes on to do so; what has looked on is another plugin's affair.
+            let looked_on = last.trial().is_some_and(|trial| trial.looks_on());
+            if candidate(&last) == Some(Arc::as_ptr(next.version())) && !looked_on {
                 *slots = self.candidate.take();
             }
         }
         if candidate(&last) != candidate(&next) {
             self.candidate.borrow_mut().clear();
+            self.onlooker.take();
         }
         true
     }
 
+    /// Returns the candidate that looks on, by an assignment that was just looked at.
+    pub(super) fn onlooker(&self, assignment: &Assignment) -> Option<Rc<Onlooker>> {
+        let trial = assignment.trial()?;
+        let mut onlooker = self.onlooker.borrow_mut();
+        if onlooker.is_none() {
+            *onlooker = Onlooker::of(trial);
+        }
+        onlooker.clone()
+    }
+
     fn new_slot(&self, version: &Arc<Version>) -> Rc<Slot> {
+        // What an onlooker does is not what the plugin does.
+        let metrics = match &*self.onlooker.borrow() {
+            Some(onlooker) if Arc::ptr_eq(&onlooker.trial().version, version) => Arc::default(),
+            _ => Arc::clone(&self.metrics),
+        };
         Rc::new(Slot {
-            metrics: Arc::clone(&self.metrics),
+            metrics,
             version_metrics: version.count(),
             slow_after: version.slow_after(),
             version: Arc::clone(version),

@@ -13,10 +13,11 @@ use tracing::{info, warn};
 
 use super::engine::Version;
 use super::judgement::{Breach, Held};
+use super::onlooker::Observed;
 use super::rollout::Plugin;
 use crate::config::{self, Match, ShareKey, SwapPolicy};
 use crate::protocol::headers::cookie;
-use crate::telemetry::{PluginStatus, VersionFigures};
+use crate::telemetry::{PluginStatus, ShadowFigures, VersionFigures};
 
 /// A candidate on trial.
 #[derive(Debug)]
@@ -38,6 +39,13 @@ pub(crate) enum Role {
     Canary {
         share: Share,
         limits: config::Canary,
+    },
+    /// It is shown what the version in force is, and what it says is compared.
+    Shadow {
+        share: Share,
+        /// Percent of a worker's time that it may take.
+        budget: u64,
+        observed: Arc<Observed>,
     },
 }
 
@@ -67,6 +75,8 @@ pub(crate) struct Ended {
     pub(crate) at: SystemTime,
     /// What the candidate had counted by then.
     pub(crate) figures: VersionFigures,
+    /// If it looked on.
+    pub(crate) observed: Option<ShadowFigures>,
 }
 
 /// How a trial ended.
@@ -95,6 +105,7 @@ struct Past {
     last: Option<Ended>,
     promoted: u64,
     rolled_back: u64,
+    shadows: ShadowFigures,
 }
 
 impl Trial {
@@ -105,8 +116,9 @@ impl Trial {
         policy: SwapPolicy,
         in_force: &Version,
     ) -> Self {
-        let Role::Canary { limits, .. } = &role;
-        if let Some(limit) = limits.call_time {
+        if let Role::Canary { limits, .. } = &role
+            && let Some(limit) = limits.call_time
+        {
             version.count_slower_than(limit);
         }
         Self {
@@ -121,8 +133,14 @@ impl Trial {
 
     /// Whether the candidate is to serve what has drawn `lot` and came with these fields.
     pub(super) fn serves(&self, lot: Lot, headers: &HeaderMap) -> bool {
-        let Role::Canary { share, .. } = &self.role;
-        share.takes(lot, headers)
+        match &self.role {
+            Role::Canary { share, .. } => share.takes(lot, headers),
+            Role::Shadow { .. } => false,
+        }
+    }
+
+    pub(super) fn looks_on(&self) -> bool {
+        matches!(self.role, Role::Shadow { .. })
     }
 
     /// Returns how long it has lasted.
@@ -132,7 +150,9 @@ impl Trial {
 
     /// Compares what the candidate and the version in force have done meanwhile with the limits.
     pub(crate) fn look(&self, in_force: &Version) -> Look {
-        let Role::Canary { limits, .. } = &self.role;
+        let Role::Canary { limits, .. } = &self.role else {
+            return Look::GoOn;
+        };
         let held = Held {
             candidate: &self.version.figures(),
             other: &in_force.figures().since(&self.before),
@@ -149,6 +169,15 @@ impl Role {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Canary { .. } => "canary",
+            Self::Shadow { .. } => "shadow",
+        }
+    }
+
+    /// What a candidate that looks on has been seen to do.
+    pub(crate) fn observed(&self) -> Option<&Observed> {
+        match self {
+            Self::Canary { .. } => None,
+            Self::Shadow { observed, .. } => Some(observed),
         }
     }
 }
@@ -252,11 +281,17 @@ impl Plugin {
     pub(crate) fn status(&self) -> PluginStatus {
         let versions = self.versions();
         let of = |version: &Arc<Version>| (self.role_of(version), version.figures());
-        let share = self.trial().map(|trial| {
-            let Role::Canary { share, .. } = &trial.role;
-            share.percent
-        });
+        let trial = self.trial();
+        let role = trial.as_ref().map(|trial| &trial.role);
+        let share = match role {
+            Some(Role::Canary { share, .. }) => Some(share.percent),
+            _ => None,
+        };
         let past = self.history().past();
+        let mut shadows = past.shadows;
+        if let Some(observed) = role.and_then(Role::observed) {
+            shadows.add(&observed.figures());
+        }
         let outcomes = [
             (Outcome::Promoted, past.promoted),
             (Outcome::RolledBack, past.rolled_back),
@@ -265,6 +300,7 @@ impl Plugin {
             plugin: self.name().to_string(),
             versions: versions.iter().map(of).collect(),
             share,
+            shadows,
             trials: outcomes
                 .map(|(outcome, count)| (outcome.text(), count))
                 .into(),
@@ -281,6 +317,7 @@ impl Ended {
             reason: reason.to_owned(),
             at: SystemTime::now(),
             figures: trial.version.figures(),
+            observed: trial.role.observed().map(Observed::figures),
         }
     }
 }
@@ -307,6 +344,9 @@ impl History {
                 warn!(plugin, version, reason, "{role} rolled back");
                 past.rolled_back += 1;
             }
+        }
+        if let Some(observed) = &ended.observed {
+            past.shadows.add(observed);
         }
         past.last = Some(ended);
     }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::admin::seconds;
 use crate::config::SwapPolicy;
-use crate::plugin::{Ended, Plugin, Role, Trial, Version};
-use crate::telemetry::VersionFigures;
+use crate::plugin::{Difference, Ended, Plugin, Role, Trial, Version};
+use crate::telemetry::{Label as _, ShadowFigures, VersionFigures};
 
 pub(super) fn plugin_as_json(plugin: &Plugin) -> Value {
     let in_force = plugin.version();
@@ -56,11 +56,41 @@ fn trial_as_json(trial: &Trial, in_force: &Version) -> Value {
                 "max_closes": closes(&limits.closes),
             },
         }),
+        Role::Shadow {
+            share,
+            budget,
+            observed,
+        } => {
+            let mut shown = observed_as_json(&observed.figures());
+            shown["sample"] = json!(share.percent);
+            shown["budget"] = json!(budget);
+            let recent = observed.recent();
+            shown["recent"] = recent.iter().map(difference_as_json).collect();
+            shown
+        }
     };
     if let (Value::Object(shown), Value::Object(more)) = (&mut shown, more) {
         shown.extend(more);
     }
     shown
+}
+
+fn observed_as_json(observed: &ShadowFigures) -> Value {
+    json!({
+        "compared": observed.compared,
+        "skipped": observed.skipped,
+        "differences": observed.differences,
+    })
+}
+
+fn difference_as_json(difference: &Difference) -> Value {
+    json!({
+        "at": seconds(difference.at),
+        "function": difference.function,
+        "kind": difference.kind.value(),
+        "in_force": difference.in_force,
+        "shadow": difference.shadow,
+    })
 }
 
 fn ended_as_json(ended: &Ended) -> Value {
@@ -71,6 +101,7 @@ fn ended_as_json(ended: &Ended) -> Value {
         "reason": ended.reason,
         "at": seconds(ended.at),
         "figures": figures_as_json(&ended.figures),
+        "observed": ended.observed.as_ref().map(observed_as_json),
     })
 }
 

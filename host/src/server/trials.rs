@@ -30,6 +30,11 @@ pub(super) enum How {
     #[default]
     AtOnce,
     Canary(Box<Asked>),
+    /// What is not said is as the configuration has it.
+    Shadow {
+        sample: Option<u64>,
+        budget: Option<u64>,
+    },
 }
 
 /// What is asked of a canary. What is not said is as the configuration has it.
@@ -52,11 +57,23 @@ impl Terms {
     pub(super) fn read(mut given: Parameters) -> Result<Self, String> {
         let expected = "`next-message`, `next-session` or `drain-by:30s`";
         let policy = given.read("policy", expected, policy)?;
-        let percent = given.read("percent", "a whole number from 1 to 100", |text| {
-            number(text).filter(|n| (1..=100).contains(n))
-        })?;
+        let percent = up_to(100, "percent", &mut given)?;
         let asked = Asked::read(percent.unwrap_or(0), &mut given)?;
+        let shadow = given.read("shadow", "`true` or `false`", |text| text.parse().ok())?;
+        let sample = up_to(100, "sample", &mut given)?;
+        let budget = up_to(50, "budget", &mut given)?;
         given.finish()?;
+        if shadow == Some(true) {
+            if asked != Asked::default() {
+                let why = "a shadow serves nobody: it has no share, window or limits of a canary";
+                return Err(why.to_owned());
+            }
+            let how = How::Shadow { sample, budget };
+            return Ok(Self { policy, how });
+        }
+        if sample.or(budget).is_some() {
+            return Err("`sample` and `budget` are for a shadow: expected `shadow`".to_owned());
+        }
         if percent.is_some() || asked.when.is_some() {
             let how = How::Canary(Box::new(asked));
             return Ok(Self { policy, how });
@@ -68,6 +85,13 @@ impl Terms {
         let how = How::AtOnce;
         Ok(Self { policy, how })
     }
+}
+
+/// Reads a number that is not 0.
+fn up_to(most: u64, name: &'static str, given: &mut Parameters) -> Result<Option<u64>, String> {
+    given.read(name, &format!("a whole number from 1 to {most}"), |text| {
+        number(text).filter(|n| (1..=most).contains(n))
+    })
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -97,6 +121,15 @@ impl How {
                 };
                 Some(Role::Canary { share, limits })
             }
+            Self::Shadow { sample, budget } => Some(Role::Shadow {
+                share: Share {
+                    percent: sample.unwrap_or(declared.shadow.sample),
+                    key: ShareKey::Session,
+                    when: None,
+                },
+                budget: budget.unwrap_or(declared.shadow.budget),
+                observed: Arc::default(),
+            }),
         }
     }
 }
@@ -149,7 +182,12 @@ pub(super) fn begin(candidates: Vec<Candidate>) {
         plugin.begin(Trial::new(version, role, policy, &plugin.version()));
         (Arc::downgrade(&plugin), id)
     };
+    let ends_by_itself = |(.., role): &Candidate| matches!(role, Role::Canary { .. });
+    let ends_by_itself = candidates.iter().any(ends_by_itself);
     let trials = candidates.into_iter().map(begin).collect::<Vec<_>>();
+    if !ends_by_itself {
+        return;
+    }
     tokio::spawn(async move {
         while is_undecided(&trials) {
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -306,6 +344,18 @@ mod tests {
             (
                 &[("shares", "5")],
                 "unknown parameter `shares`; known here: ",
+            ),
+            (
+                &[("shadow", "true"), ("percent", "10")],
+                "a shadow serves nobody: it has no share",
+            ),
+            (
+                &[("sample", "10")],
+                "`sample` and `budget` are for a shadow",
+            ),
+            (
+                &[("shadow", "true"), ("budget", "51")],
+                "budget: expected a whole number from 1 to 50, found `51`",
             ),
             (
                 &[("window", "5s")],

@@ -151,6 +151,26 @@ label!(
 );
 
 label!(
+    /// How a candidate that looks on differs from the version in force.
+    Contrast, "kind", {
+        /// Another verdict.
+        Verdict = "verdict",
+        /// The same, with other content: a replacement, a head, an answer, a close code.
+        Content = "content",
+        /// Other messages of its own.
+        Sent = "sent",
+        /// Another endpoint.
+        Endpoint = "endpoint",
+        /// It wants to see other messages.
+        Subscription = "subscription",
+        /// It failed.
+        Failure = "failure",
+        /// It would not take over a session.
+        Refusal = "refusal",
+    }
+);
+
+label!(
     /// Hundreds of a status.
     StatusClass, "class", {
         Informational = "1xx",
@@ -315,6 +335,50 @@ impl VersionMetrics {
     pub(crate) fn count_close(&self, code: u16) {
         let mut closes = self.closes.lock().unwrap_or_else(PoisonError::into_inner);
         *closes.entry(code).or_default() += 1;
+    }
+}
+
+/// What one worker counts of a candidate that looks on.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct ShadowMetrics {
+    pub(crate) compared: Counter,
+    /// Not shown to it, for the time that it had taken.
+    pub(crate) skipped: Counter,
+    pub(crate) differences: By<Contrast, Counter, 7>,
+}
+
+/// The same of all workers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ShadowFigures {
+    pub(crate) compared: u64,
+    pub(crate) skipped: u64,
+    /// Of each kind.
+    pub(crate) differences: BTreeMap<&'static str, u64>,
+}
+
+impl ShadowFigures {
+    /// Adds up.
+    pub(crate) fn sum(cells: &[Arc<ShadowMetrics>]) -> Self {
+        let of =
+            |value: &dyn Fn(&ShadowMetrics) -> u64| cells.iter().map(|cells| value(cells)).sum();
+        let differences = Contrast::ALL.iter().map(|&kind| {
+            let count = of(&|cells| cells.differences[kind].value());
+            (kind.value(), count)
+        });
+        Self {
+            compared: of(&|cells| cells.compared.value()),
+            skipped: of(&|cells| cells.skipped.value()),
+            differences: differences.collect(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.compared += other.compared;
+        self.skipped += other.skipped;
+        for (kind, count) in &other.differences {
+            *self.differences.entry(kind).or_default() += count;
+        }
     }
 }
 

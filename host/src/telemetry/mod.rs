@@ -32,8 +32,9 @@ pub(crate) use line::{HeadTexts, push_escaped, push_facts, push_json, push_json_
 #[cfg(test)]
 pub(crate) use metrics::Buckets;
 pub(crate) use metrics::{
-    Direction, EndpointMetrics, EndpointStatus, Fate, Metrics, Phase, PluginMetrics, ReloadResult,
-    VersionFigures, VersionMetrics, WorkerMetrics,
+    Contrast, Direction, EndpointMetrics, EndpointStatus, Fate, Label, Metrics, Phase,
+    PluginMetrics, ReloadResult, ShadowFigures, ShadowMetrics, VersionFigures, VersionMetrics,
+    WorkerMetrics,
 };
 pub(crate) use plugins::PluginStatus;
 pub(crate) use record::{ClosedBy, Kind, Record};

@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::exposition::Families;
-use super::metrics::VersionFigures;
+use super::metrics::{ShadowFigures, VersionFigures};
 
 /// A plugin at the moment of a scrape. Several may have one name.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub(crate) struct PluginStatus {
     pub(crate) share: Option<u64>,
     /// Candidates by what became of them.
     pub(crate) trials: Vec<(&'static str, u64)>,
+    /// What candidates that looked on have been seen to do.
+    pub(crate) shadows: ShadowFigures,
 }
 
 /// All plugins in force.
@@ -30,6 +32,7 @@ pub(super) struct Plugins {
     versions: BTreeMap<(String, &'static str), [u64; 3]>,
     shares: BTreeMap<String, u64>,
     trials: BTreeMap<(String, &'static str), u64>,
+    shadows: BTreeMap<String, ShadowFigures>,
 }
 
 impl Plugins {
@@ -49,10 +52,20 @@ impl Plugins {
                     .entry((status.plugin.clone(), outcome))
                     .or_default() += count;
             }
+            let shadows = all.shadows.entry(status.plugin.clone());
+            shadows.or_default().add(&status.shadows);
             let share = all.shares.entry(status.plugin).or_default();
             *share = (*share).max(status.share.unwrap_or(0));
         }
         all
+    }
+
+    fn shadows(
+        &self,
+        value: fn(&ShadowFigures) -> u64,
+    ) -> impl Iterator<Item = ([(&str, &str); 1], u64)> {
+        let shadows = self.shadows.iter();
+        shadows.map(move |(plugin, shadow)| ([("plugin", &**plugin)], value(shadow)))
     }
 
     fn versions(&self, index: usize) -> impl Iterator<Item = ([(&str, &str); 2], u64)> {
@@ -92,6 +105,24 @@ impl Collector for Plugins {
             "Candidates whose trial is over, by outcome",
             self.trials.iter().map(|((plugin, outcome), count)| {
                 ([("plugin", &**plugin), ("outcome", *outcome)], *count)
+            }),
+        )?;
+        out.counters(
+            "plugin_shadow_compared",
+            "Answers of candidates that look on, compared with those in force",
+            self.shadows(|shadow| shadow.compared),
+        )?;
+        out.counters(
+            "plugin_shadow_skipped",
+            "What candidates that look on were not shown, for the time that they had taken",
+            self.shadows(|shadow| shadow.skipped),
+        )?;
+        out.counters(
+            "plugin_shadow_differences",
+            "Answers of candidates that look on which differ from those in force, by how",
+            self.shadows.iter().flat_map(|(plugin, shadow)| {
+                let kinds = shadow.differences.iter();
+                kinds.map(|(kind, count)| ([("plugin", &**plugin), ("kind", *kind)], *count))
             }),
         )
     }
