@@ -282,6 +282,13 @@ impl Sweep {
 mod tests {
     use super::*;
 
+    /// Every open session has one, for all its life.
+    #[test]
+    fn an_entry_is_small() {
+        let size = size_of::<Entry>();
+        assert!(size <= 184, "{size} bytes");
+    }
+
     #[test]
     fn networks_have_the_addresses_that_begin_like_them() {
         let rows = [

@@ -227,9 +227,8 @@ fn bind<'a>(
 
 /// Checks that the tokens of the admin listener can be read.
 fn check_tokens(config: &Config) -> Result<(), Error> {
-    let tokens = config.admin.iter().flat_map(|admin| &admin.tokens);
-    let read = |token| access::read(token).map(drop).map_err(Error::Token);
-    tokens.map(read).collect()
+    let mut tokens = config.admin.iter().flat_map(|admin| &admin.tokens);
+    tokens.try_for_each(|token| access::read(token).map(drop).map_err(Error::Token))
 }
 
 /// Takes as many descriptors as the system lets this process have: each tunnel needs two.
