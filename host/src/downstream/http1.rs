@@ -57,14 +57,10 @@ pub(crate) async fn serve(
     let service = {
         let (client, worker, handover) = (client.clone(), worker.clone(), handover.clone());
         service_fn(move |request: Request<Incoming>| {
-            let response = run(
-                request.map(ClientBody::Http1),
-                client.clone(),
-                worker.clone(),
-            );
-            let handover = handover.clone();
+            let (client, worker, handover) = (client.clone(), worker.clone(), handover.clone());
+            // Begun within: a future that is captured first has room made for it twice.
             async move {
-                let mut response = response.await;
+                let mut response = run(request.map(ClientBody::Http1), client, worker).await;
                 handover.set(response.body_mut().handover());
                 Ok::<_, Infallible>(response)
             }

@@ -115,6 +115,25 @@ async fn attempt(
             Err(Unanswered { error, .. }) => return Err(Attempt::Failed(error)),
         }
     }
+    // Boxed: most requests find a connection, and each would have to make room for what opens one.
+    Box::pin(attempt_anew(
+        session, upstream, endpoint, head, body, progress, repeatable,
+    ))
+    .await
+}
+
+/// Tries one endpoint, over a connection of its own.
+async fn attempt_anew(
+    session: &Session,
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    head: &mut Parts,
+    body: &mut RequestBody,
+    progress: Option<&BodyProgress>,
+    repeatable: bool,
+) -> Result<(Response<Incoming>, Sender), Attempt> {
+    let metrics = &session.worker.metrics;
+    let timeouts = &session.route.settings.timeouts;
     let stream = upstream
         .connect(endpoint, timeouts.connect)
         .await
