@@ -27,6 +27,7 @@ fn configuration(services: &Services, plugin: &str) -> String {
          [plugins.mine]\nmodule = \"plugin.wasm\"\n{plugin}",
         route_to(&services.sockets)
     ))
+    .replace("workers = 1", "workers = 2")
 }
 
 const NAMED_A: &str = "config = { name = \"a\" }\n";
@@ -381,6 +382,35 @@ async fn sessions_that_end_with_a_code_count_against_the_candidate_they_end_on()
     let ended = outcome(&tidegate).await;
     let reason = "2 sessions closed with 1008, with 1 allowed (max_closes)";
     assert_eq!(ended["reason"], reason);
+}
+
+#[tokio::test]
+async fn a_module_that_fails_under_one_configuration_is_taken_back_under_all() {
+    let (services, mut tidegate) = start(NAMED_A).await;
+    let variant = "plugins = [{ name = \"mine\", config = { name = \"c\" } }]";
+    let both = configuration(&services, &format!("{NAMED_A}on_failure = \"open\"\n"));
+    let both = both.replace("plugins = [\"other\"]", variant);
+    tidegate.reload_with(&both).await.unwrap();
+    begin(&tidegate, "trap=1", &["--percent", "100"]);
+    let all = async || {
+        let answer = tidegate.admin("/v1/plugins").await;
+        let all: Value = serde_json::from_str(answer.text()).unwrap();
+        let mut plugins = all["plugins"].as_array().unwrap().clone();
+        plugins.retain(|plugin| plugin["name"] == "mine");
+        plugins
+    };
+    let on_trial = all().await;
+    assert_eq!(on_trial.len(), 2);
+    assert!(on_trial.iter().all(|plugin| plugin["trial"].is_object()));
+    let mut client = tidegate.websocket("/other").await;
+    client.expect_echo("message").await;
+    let all_back = async || {
+        let all = all().await;
+        let is_back = |plugin: &Value| plugin["last_trial"]["outcome"] == "rolled-back";
+        all.iter().all(is_back).then_some(())
+    };
+    eventually("the end of both trials", all_back).await;
+    assert_eq!(ask(&mut client, "who").await, "c");
 }
 
 #[tokio::test]
