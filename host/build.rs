@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const STOCK_PLUGINS: [&str; 3] = ["headers", "choose-endpoint", "redact"];
+const STOCK_PLUGINS: [&str; 4] = ["headers", "choose-endpoint", "redact", "auth-request"];
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -33,6 +33,7 @@ pub mod lifecycle {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -47,6 +48,7 @@ pub mod request {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -61,6 +63,7 @@ pub mod response {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -76,6 +79,7 @@ pub mod balancer {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -91,6 +95,7 @@ pub mod messages {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -105,6 +110,7 @@ pub mod handover {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }
@@ -120,6 +126,22 @@ pub mod fragments {
             "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
             "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
             "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
+        },
+    });
+}
+
+pub mod resumption {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "resumption-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_resumption",
+        with: {
+            "tidegate:plugin/logging@0.1.0": crate::bindings::imports::tidegate::plugin::logging,
+            "tidegate:plugin/http@0.1.0": crate::bindings::imports::tidegate::plugin::http,
+            "tidegate:plugin/outgoing@0.1.0": crate::bindings::imports::tidegate::plugin::outgoing,
+            "tidegate:plugin/tickets@0.1.0": crate::bindings::imports::tidegate::plugin::tickets,
         },
     });
 }

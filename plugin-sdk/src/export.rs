@@ -8,12 +8,95 @@
 /// called again. Natively the macro checks that the traits are implemented and does nothing more.
 #[macro_export]
 macro_rules! export {
+    ($plugin:ty : $(async $interface:ident),+ $(,)?) => {
+        const _: () = {
+            type Exported = $plugin;
+            $crate::__export_async!(Exported: Plugin);
+            $($crate::__export_async!(Exported: $interface);)+
+        };
+    };
     ($plugin:ty $(: $($interface:ident),+ $(,)?)?) => {
         const _: () = {
             type Exported = $plugin;
             $crate::__export_interface!(Exported: Plugin);
             $($($crate::__export_interface!(Exported: $interface);)+)?
         };
+    };
+    ($plugin:ty : $($mixed:tt)*) => {
+        ::core::compile_error!("expected interfaces such as `OnRequest`, or all of them `async OnRequest`");
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_async {
+    ($plugin:ident: Plugin) => {
+        $crate::__check_implemented!($plugin: Plugin);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static PLUGIN: $crate::export::SharedSlot<$plugin> =
+                    const { $crate::export::SharedSlot::new(::core::option::Option::None) };
+            }
+            impl $crate::export::Shared for $plugin {
+                fn slot() -> &'static ::std::thread::LocalKey<$crate::export::SharedSlot<Self>> {
+                    &PLUGIN
+                }
+            }
+            type Async = $crate::export::Async<$plugin>;
+            $crate::bindings::lifecycle::export_lifecycle!(
+                Async with_types_in $crate::bindings::lifecycle
+            );
+            $crate::bindings::resumption::export_resumption!(
+                Async with_types_in $crate::bindings::resumption
+            );
+        };
+    };
+    ($plugin:ident: OnRequest) => {
+        $crate::__check_implemented!($plugin: AsyncOnRequest);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type Async = $crate::export::Async<$plugin>;
+            $crate::bindings::request::export_request!(
+                Async with_types_in $crate::bindings::request
+            );
+        };
+    };
+    ($plugin:ident: OnResponse) => {
+        $crate::__check_implemented!($plugin: AsyncOnResponse);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type Async = $crate::export::Async<$plugin>;
+            $crate::bindings::response::export_response!(
+                Async with_types_in $crate::bindings::response
+            );
+        };
+    };
+    ($plugin:ident: Messages) => {
+        $crate::__check_implemented!($plugin: AsyncMessages);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            ::std::thread_local! {
+                static SESSIONS: $crate::export::SharedSessions<$plugin> =
+                    const { $crate::export::SharedSessions::<$plugin>::new(::std::vec::Vec::new()) };
+            }
+            impl $crate::export::SharedMessages for $plugin {
+                fn sessions()
+                -> &'static ::std::thread::LocalKey<$crate::export::SharedSessions<Self>> {
+                    &SESSIONS
+                }
+            }
+            type Async = $crate::export::Async<$plugin>;
+            $crate::bindings::messages::export_messages!(
+                Async with_types_in $crate::bindings::messages
+            );
+        };
+    };
+    ($plugin:ident: $other:ident) => {
+        ::core::compile_error!(::core::concat!(
+            "expected async OnRequest, async OnResponse or async Messages, found async ",
+            ::core::stringify!($other)
+        ));
     };
 }
 
@@ -140,10 +223,14 @@ macro_rules! __check_implemented {
 }
 
 #[cfg(target_arch = "wasm32")]
+pub use crate::tasks::{Async, Shared, SharedMessages, SharedSessions, SharedSlot};
+#[cfg(target_arch = "wasm32")]
 pub use wasm::{
     Exported, ExportedBalancer, ExportedFragments, ExportedMessages, FragmentSessions, Restored,
     Sessions, Slot, Upstreams,
 };
+#[cfg(target_arch = "wasm32")]
+pub(crate) use wasm::{NOTHING, close, configure, forget, keep};
 
 #[cfg(target_arch = "wasm32")]
 mod wasm {
@@ -166,7 +253,7 @@ mod wasm {
     /// Longest reason of a Close frame in bytes (RFC 6455 §5.5).
     const MAX_REASON: usize = 123;
 
-    const NOTHING: Subscription = Subscription {
+    pub(crate) const NOTHING: Subscription = Subscription {
         from_client: Kinds::empty(),
         from_service: Kinds::empty(),
         largest: None,
@@ -228,14 +315,18 @@ mod wasm {
 
     impl<P: Exported> lifecycle::exports::tidegate::plugin::lifecycle::Guest for P {
         fn configure(config: String) -> Result<(), String> {
-            // A trap says nothing of the panic that led to it.
-            panic::set_hook(Box::new(|panic| {
-                log::write(log::Level::Critical, "panic", &panic.to_string());
-            }));
-            let plugin = crate::plugin::configure(&config)?;
-            P::slot().set(Some(plugin));
+            P::slot().set(Some(configure(&config)?));
             Ok(())
         }
+    }
+
+    /// Makes the plugin, and has its panics logged.
+    pub(crate) fn configure<P: Plugin>(config: &str) -> Result<P, String> {
+        // A trap says nothing of the panic that led to it.
+        panic::set_hook(Box::new(|panic| {
+            log::write(log::Level::Critical, "panic", &panic.to_string());
+        }));
+        crate::plugin::configure(config)
     }
 
     impl<P: Exported + OnRequest> request::exports::tidegate::plugin::request::Guest for P {
@@ -454,7 +545,7 @@ mod wasm {
         }
     }
 
-    fn close(code: u16, reason: &str) {
+    pub(crate) fn close(code: u16, reason: &str) {
         let end = reason.floor_char_boundary(MAX_REASON);
         outgoing::close(code, &reason[..end]);
     }
@@ -462,7 +553,7 @@ mod wasm {
     /// Values of sessions by the host's number.
     type Table<S> = LocalKey<RefCell<Vec<Option<S>>>>;
 
-    fn keep<S>(table: &'static Table<S>, session: u32, value: S) {
+    pub(crate) fn keep<S>(table: &'static Table<S>, session: u32, value: S) {
         table.with_borrow_mut(|sessions| {
             let index = session as usize;
             if index >= sessions.len() {
@@ -486,7 +577,7 @@ mod wasm {
         })
     }
 
-    fn forget<S>(table: &'static Table<S>, session: u32) -> Option<S> {
+    pub(crate) fn forget<S>(table: &'static Table<S>, session: u32) -> Option<S> {
         table.with_borrow_mut(|sessions| sessions.get_mut(session as usize).and_then(Option::take))
     }
 }

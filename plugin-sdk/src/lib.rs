@@ -69,14 +69,58 @@
 //!   is logged.
 //! - A call must be short. CPU time, memory and output are bounded by the operator's `limits`.
 //!
+//! # Waiting
+//!
+//! A plugin that has to ask somebody else implements the `async` form of a trait ([`AsyncOnRequest`],
+//! [`AsyncOnResponse`], [`AsyncMessages`]) and awaits [call-outs](call) and [`sleep`]: while it waits,
+//! nobody does but the exchange, or the direction of the session, that it judges.
+//!
+//! ```
+//! use std::error::Error;
+//! use tidegate_plugin::{Answer, AsyncOnRequest, NoConfig, Plugin, RequestHead, Verdict, call};
+//!
+//! struct Auth;
+//!
+//! impl Plugin for Auth {
+//!     type Config = NoConfig;
+//!
+//!     fn configure(_: NoConfig) -> Result<Self, Box<dyn Error>> {
+//!         Ok(Self)
+//!     }
+//! }
+//!
+//! impl AsyncOnRequest for Auth {
+//!     async fn on_request(&self, head: &mut RequestHead<'_>) -> Verdict {
+//!         let cookie = head.get("cookie").unwrap_or_default();
+//!         let request = call::Request::get("accounts", "/check").field("cookie", cookie);
+//!         match request.send().await {
+//!             Ok(answer) if answer.is_success() => Verdict::Continue,
+//!             Ok(_) => Verdict::Respond(Answer::new(403)),
+//!             Err(_) => Verdict::Respond(Answer::new(503)),
+//!         }
+//!     }
+//! }
+//!
+//! tidegate_plugin::export!(Auth: async OnRequest);
+//! #
+//! # let mut head = tidegate_plugin::testing::Request::default().head();
+//! # let verdict = tidegate_plugin::testing::run(Auth.on_request(&mut head), |request| {
+//! #     assert_eq!(request.upstream, "accounts");
+//! #     Ok(call::Response::new(401))
+//! # });
+//! # assert_eq!(verdict, Verdict::Respond(Answer::new(403)));
+//! ```
+//!
 //! # Tests
 //!
 //! Natively [`export!`] only checks types, so a plugin's unit tests call its methods as they are;
 //! [`testing`] makes the heads and handshakes to call them with.
 
+mod asynchronous;
 mod balancer;
 #[doc(hidden)]
 pub mod bindings;
+pub mod call;
 #[doc(hidden)]
 pub mod export;
 mod fragments;
@@ -87,9 +131,13 @@ pub mod log;
 mod memory;
 mod messages;
 mod plugin;
+#[cfg(target_arch = "wasm32")]
+mod tasks;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod waiting;
 
+pub use asynchronous::{AsyncMessages, AsyncOnRequest, AsyncOnResponse};
 pub use balancer::{Balancer, Candidate, Endpoint};
 pub use fragments::{DataKinds, Fragment, FragmentSubscription, Fragments, Purpose};
 pub use handover::Handover;
@@ -101,3 +149,4 @@ pub use messages::{
     Ending, Handshake, Kind, Kinds, Message, MessageVerdict, Messages, Outgoing, Side, Subscription,
 };
 pub use plugin::{NoConfig, Plugin};
+pub use waiting::sleep;

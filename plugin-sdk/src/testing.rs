@@ -10,6 +10,13 @@
 //! assert_eq!(response(200, &[("Server", "x")]).names(), ["server"]);
 //! ```
 
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::bindings::imports::tidegate::plugin::tickets;
+use crate::call;
+use crate::waiting::host::HOST;
+use crate::waiting::{self, Order};
 use crate::{
     Handover, Handshake, Kind, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side,
     memory,
@@ -37,6 +44,52 @@ pub fn hand_over<From: Handover, To: Handover>(
 ) -> Result<To::Session, String> {
     let state = crate::handover::snapshot::<From>(session)?;
     crate::handover::restore(to, From::FORM, &state)
+}
+
+/// Runs a hook that may wait, as the host does. Each call-out is answered by `answer`; timers are over at
+/// once, one after the other, when no call-out is left to answer.
+///
+/// # Panics
+///
+/// If the future waits for something that is neither.
+pub fn run<F: Future>(
+    future: F,
+    mut answer: impl FnMut(&call::Request) -> Result<call::Response, call::Error>,
+) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(output) = waiting::poll(0, future.as_mut()) {
+            return output;
+        }
+        let next = HOST.with_borrow_mut(|host| {
+            let is_call = |(_, order): &(u64, Order)| matches!(order, Order::Call(_));
+            let time = |order: &Order| match order {
+                Order::Sleep(time) => *time,
+                Order::Call(_) => Duration::ZERO,
+            };
+            let call = host.open.iter().position(is_call);
+            let next = call.or_else(|| {
+                let timers = host.open.iter().enumerate();
+                timers
+                    .min_by_key(|(_, (_, order))| time(order))
+                    .map(|(at, _)| at)
+            });
+            next.map(|at| host.open.remove(at))
+        });
+        let (ticket, order) = next.expect("waits for something that is no ticket");
+        let reply = match order {
+            Order::Sleep(_) => tickets::Reply::Elapsed,
+            Order::Call(request) => match answer(&request) {
+                Ok(response) => tickets::Reply::Response(tickets::Response {
+                    status: response.status,
+                    fields: response.fields,
+                    body: response.body,
+                }),
+                Err(error) => tickets::Reply::Failed(error.into()),
+            },
+        };
+        waiting::settle(ticket, reply);
+    }
 }
 
 /// A request to make heads from. The default is `GET /` over http to localhost.
@@ -198,6 +251,38 @@ mod tests {
         assert_eq!(head.get_all("a"), [b"4"]);
         assert_eq!(head.remove("a"), Ok(true));
         assert_eq!(head.remove("a"), Ok(false));
+    }
+
+    #[test]
+    fn a_hook_goes_on_with_the_first_reply_and_what_it_drops_is_cancelled() {
+        let ask = |target| call::Request::get("a", target).send();
+        let both = async {
+            let mut slow = Box::pin(crate::sleep(Duration::from_secs(9)));
+            let mut quick = Box::pin(ask("/quick"));
+            std::future::poll_fn(|cx| {
+                if slow.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(call::Error::Timeout));
+                }
+                quick.as_mut().poll(cx)
+            })
+            .await
+        };
+        let then = async {
+            let first = both.await?;
+            Ok::<_, call::Error>((first.status, ask("/next").await?.status))
+        };
+        let answer = |request: &call::Request| {
+            Ok(call::Response::new(match &*request.target {
+                "/quick" => 200,
+                _ => 404,
+            }))
+        };
+        assert_eq!(run(then, answer), Ok((200, 404)));
+        HOST.with_borrow(|host| assert!(host.open.is_empty()));
+        assert_eq!(
+            run(ask("/"), |_| Err(call::Error::Refused)),
+            Err(call::Error::Refused)
+        );
     }
 
     #[test]

@@ -64,5 +64,6 @@ mod tls;
 mod tunnel;
 mod upstreams;
 mod variables;
+mod waiting;
 mod watched;
 mod websocket_over_http2;

@@ -73,10 +73,12 @@ fn config(t: &Table<'_>) -> Config {
         .get("access_log")
         .map(|value| formats.access_logs(&value))
         .unwrap_or_default();
+    let mut upstreams = Upstreams::read(t, &names);
+    let plugins = Plugins::read(t, &mut upstreams);
     let mut parts = Parts {
         listeners: &written_listeners,
-        upstreams: Upstreams::read(t, &names),
-        plugins: Plugins::read(t),
+        upstreams,
+        plugins,
         names,
         formats: &formats,
     };

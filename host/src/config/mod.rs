@@ -341,6 +341,8 @@ pub(crate) struct Plugin {
     pub(crate) module: Module,
     /// The `config` table as JSON; `{}` if there is none.
     pub(crate) config: String,
+    /// Names of upstreams that it may call.
+    pub(crate) call: Vec<String>,
     pub(crate) limits: PluginLimits,
     pub(crate) on_failure: OnFailure,
     pub(crate) swap: SwapPolicy,
@@ -378,6 +380,22 @@ pub(crate) struct PluginLimits {
     pub(crate) output_bytes: usize,
     /// Messages one call may send. Default 64.
     pub(crate) output_messages: usize,
+    pub(crate) tickets: TicketLimits,
+}
+
+/// Bounds on what a plugin starts and waits for. Timers count as call-outs do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TicketLimits {
+    /// Started per second and worker. Default 1,000.
+    pub(crate) per_second: u32,
+    /// At once, per worker. Default 256.
+    pub(crate) at_once: u32,
+    /// At once, by one exchange or session. Default 8.
+    pub(crate) per_session: usize,
+    /// Body of one response. Default 64 KiB.
+    pub(crate) reply_bytes: usize,
+    /// How long one hook may wait, all in all. Default 5 s; then it has failed.
+    pub(crate) wait_timeout: Duration,
 }
 
 /// What a plugin's failure means for the exchange or session at hand.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::reader::{Table, Value};
-use super::upstreams::{check_name, unknown};
-use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy, trials};
+use super::upstreams::{Upstreams, check_name, unknown};
+use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy, TicketLimits, trials};
 
 const MODULE: &str = "a path of a .wasm file or \"builtin:NAME\"";
 const REFERENCE: &str =
@@ -27,7 +27,7 @@ struct Declared<'r> {
 
 impl<'r> Plugins<'r> {
     /// Reads the declared ones.
-    pub(super) fn read(t: &Table<'r>) -> Self {
+    pub(super) fn read(t: &Table<'r>, upstreams: &mut Upstreams<'_>) -> Self {
         let declared = t.get("plugins");
         let declared = declared
             .map(|value| value.entries("tables [plugins.NAME]"))
@@ -35,7 +35,7 @@ impl<'r> Plugins<'r> {
         let declared = declared
             .into_iter()
             .map(|value| Declared {
-                plugin: plugin(&value),
+                plugin: plugin(&value, upstreams),
                 value,
                 used: false,
             })
@@ -102,12 +102,13 @@ impl<'r> Plugins<'r> {
     }
 }
 
-fn plugin(value: &Value<'_>) -> Option<Plugin> {
+fn plugin(value: &Value<'_>, upstreams: &mut Upstreams<'_>) -> Option<Plugin> {
     check_name(value);
     let read = |t: &Table<'_>| {
         t.refuse("isolation", "; a plugin has one instance per worker");
         let module = t.require("module", MODULE).and_then(|value| module(&value));
         let config = t.get("config").map(|value| configuration(&value));
+        let call = t.get("call").map(|value| grants(&value, upstreams));
         let limits = t.section("limits", limits);
         let words = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
         let on_failure = t.choice("on_failure", words, OnFailure::Closed);
@@ -118,6 +119,7 @@ fn plugin(value: &Value<'_>) -> Option<Plugin> {
             name: value.name().to_owned(),
             module: module?,
             config: config.unwrap_or_else(|| "{}".to_owned()),
+            call: call.unwrap_or_default(),
             limits,
             on_failure,
             swap: swap.unwrap_or(SwapPolicy::NextMessage),
@@ -126,6 +128,18 @@ fn plugin(value: &Value<'_>) -> Option<Plugin> {
         })
     };
     value.table("a table with `module`", read).flatten()
+}
+
+/// Upstreams that a plugin may call: what reaches outside is denied unless it is written down.
+fn grants(value: &Value<'_>, upstreams: &mut Upstreams<'_>) -> Vec<String> {
+    let granted = value.list("a list of upstreams such as [\"auth\"]");
+    let mut names = Vec::new();
+    for item in granted {
+        if upstreams.named(&item).is_some() {
+            names.extend(item.as_str().map(str::to_owned));
+        }
+    }
+    names
 }
 
 fn module(value: &Value<'_>) -> Option<Module> {
@@ -179,5 +193,12 @@ fn limits(t: &Table<'_>) -> PluginLimits {
         memory_bytes: t.size("memory", 64 << 10..=4 << 30, 16 << 20),
         output_bytes: t.size("output_bytes", 0.., 4 << 20),
         output_messages: t.whole("output_messages", 0.., 64),
+        tickets: TicketLimits {
+            per_second: t.whole("max_calls_per_second", 0.., 1_000),
+            at_once: t.whole("max_calls", 0.., 256),
+            per_session: t.whole("max_calls_per_session", 0.., 8),
+            reply_bytes: t.size("reply_bytes", 0.., 64 << 10),
+            wait_timeout: t.duration("wait_timeout", Duration::from_secs(5)),
+        },
     }
 }

@@ -14,9 +14,9 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::bindings::exports::tidegate::plugin::{
-    balancer, fragments, handover, lifecycle, messages, request, response,
+    balancer, fragments, handover, lifecycle, messages, request, response, resumption,
 };
-use super::host::{LogGate, State};
+use super::host::{Gate, LogGate, State};
 use super::instance::{Instance, StartError};
 use super::{Error, Source, bindings, wasi};
 use crate::config;
@@ -43,7 +43,7 @@ const MAX_STACK: usize = 512 * 1024;
 const PACKAGE: &str = "tidegate:plugin/";
 
 /// What plugins may export.
-pub(super) const EXPORTS: [&str; 7] = [
+pub(super) const EXPORTS: [&str; 8] = [
     "lifecycle",
     "request",
     "response",
@@ -51,10 +51,11 @@ pub(super) const EXPORTS: [&str; 7] = [
     "messages",
     "handover",
     "fragments",
+    "resumption",
 ];
 
 /// What plugins may import.
-const IMPORTS: [&str; 3] = ["logging", "http", "outgoing"];
+const IMPORTS: [&str; 4] = ["logging", "http", "outgoing", "tickets"];
 
 /// What a component made for WASI 0.2 may import; see `wasi.rs` for how little it does.
 const WASI_IMPORTS: [&str; 6] = [
@@ -108,6 +109,7 @@ pub(super) struct Compiled {
     pub(super) messages: Option<messages::GuestIndices>,
     pub(super) handover: Option<handover::GuestIndices>,
     pub(super) fragments: Option<fragments::GuestIndices>,
+    pub(super) resumption: Option<resumption::GuestIndices>,
 }
 
 /// Tells contents apart within this process, and means nothing outside of it.
@@ -173,7 +175,7 @@ impl Engine {
         });
         // Workers make their own. This one shows that they can, and what the first call would
         // otherwise find cold is warm.
-        Instance::start(&version, &LogGate::of_plugin())
+        Instance::start(&version, &LogGate::of_plugin(), &Gate::new(Arc::default()))
             .map_err(|error| match error {
                 StartError::ExportType { name, source } => Error::ExportType { name, source },
                 StartError::Configure(message) => Error::Configure(message),
@@ -264,6 +266,7 @@ impl Engine {
             messages,
             handover,
             fragments,
+            resumption,
         ] = found;
         Ok(Compiled {
             lifecycle: indices(&pre, lifecycle, lifecycle::GuestIndices::new)?,
@@ -273,6 +276,7 @@ impl Engine {
             messages: indices(&pre, messages, messages::GuestIndices::new)?,
             handover: indices(&pre, handover, handover::GuestIndices::new)?,
             fragments: indices(&pre, fragments, fragments::GuestIndices::new)?,
+            resumption: indices(&pre, resumption, resumption::GuestIndices::new)?,
             pre,
         })
     }

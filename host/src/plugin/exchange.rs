@@ -2,10 +2,12 @@
 //!
 //! What follows a handshake is `messages.rs`.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, request, response};
 
 use super::engine::Compiled;
@@ -14,8 +16,9 @@ use super::rollout::Plugin;
 use super::shadow::HeadShadow;
 use super::slots::{Instances, Seat, Slot};
 use super::trial::Lot;
+use super::wait::{Step, Wait};
 use super::{
-    Candidate, Facts, Failure, Handshake, Opening, Sent, SentRequest, UpstreamView, Verdict,
+    Candidate, Cause, Facts, Failure, Handshake, Opening, Sent, SentRequest, UpstreamView, Verdict,
 };
 use crate::telemetry::Phase;
 
@@ -32,6 +35,16 @@ pub(crate) struct ChainRun {
     reach: usize,
     lot: Lot,
     time_spent: Duration,
+    waiting: Option<Box<Waiting>>,
+}
+
+/// A plugin that waits before it judges a head.
+struct Waiting {
+    /// Which of them.
+    n: usize,
+    wait: Box<Wait>,
+    /// Body of the answer that a plugin has given to a response.
+    replaced: Option<Bytes>,
 }
 
 struct Link {
@@ -91,6 +104,7 @@ impl Chain {
             reach: self.plugins.len(),
             lot,
             time_spent: Duration::ZERO,
+            waiting: None,
         }
     }
 }
@@ -151,38 +165,102 @@ impl ChainRun {
         head: &mut request::Parts,
         facts: &Arc<Facts>,
     ) -> Result<Verdict, Failure> {
-        for (n, link) in self.links.iter_mut().enumerate() {
+        self.ask_about_request(0, head, facts)
+    }
+
+    /// Goes on after [`Verdict::Wait`] of [`Self::on_request`], once a plugin has answered that waited.
+    /// Dropped before that, the plugin is told that nobody needs its answer.
+    pub(crate) async fn resume_request(
+        &mut self,
+        head: &mut request::Parts,
+        facts: &Arc<Facts>,
+    ) -> Result<Verdict, Failure> {
+        let Some(Waiting { n, mut wait, .. }) = self.waiting.take().map(|waiting| *waiting) else {
+            return Ok(Verdict::Continue);
+        };
+        let limit = self.links[n].slot.allowance();
+        let answer = loop {
+            let replies = match poll_fn(|cx| wait.poll(cx)).await {
+                Ok(replies) => replies,
+                Err(cause) => break Err(cause),
+            };
+            let resumed = wait.resume(Phase::Request, &mut self.time_spent, |instance| {
+                instance.resume_request(&replies, head, facts, limit)
+            });
+            if let Some(answer) = resumed.transpose() {
+                break answer;
+            }
+        };
+        drop(wait);
+        match self.settle_request(n, answer.map(Step::Done))? {
+            Verdict::Continue => self.ask_about_request(n + 1, head, facts),
+            verdict => Ok(verdict),
+        }
+    }
+
+    fn ask_about_request(
+        &mut self,
+        from: usize,
+        head: &mut request::Parts,
+        facts: &Arc<Facts>,
+    ) -> Result<Verdict, Failure> {
+        for n in from..self.links.len() {
+            let link = &self.links[n];
             if link.skipped {
                 continue;
             }
             let copy = link.copy_request(|exports| exports.request.is_some(), head);
             let limit = link.slot.allowance();
-            let verdict = if link.slot.exports().request.is_none() {
-                Ok(Verdict::Continue)
+            let asked = if link.slot.exports().request.is_none() {
+                Ok(Step::Done(Verdict::Continue))
             } else {
                 link.slot
-                    .call(Phase::Request, &mut self.time_spent, |instance| {
+                    .ask(Phase::Request, &mut self.time_spent, |instance| {
                         instance.on_request(head, facts, limit)
                     })
             };
-            if let (Ok(verdict), Some((shadow, copy))) = (&verdict, copy) {
-                shadow.on_request(copy, facts, (verdict, head));
+            match (&asked, copy) {
+                (Ok(Step::Done(verdict)), Some((shadow, copy))) => {
+                    shadow.on_request(copy, facts, (verdict, head));
+                }
+                (Ok(Step::Waits(_)), Some((shadow, _))) => shadow.skip(),
+                _ => {}
             }
-            match verdict {
-                Ok(Verdict::Continue) => {}
-                Ok(Verdict::Respond(answer)) => {
-                    self.reach = n + 1;
-                    return Ok(Verdict::Respond(answer));
-                }
-                Err(cause) => {
-                    link.skipped = true;
-                    link.slot
-                        .fail(Phase::Request, cause)
-                        .inspect_err(|_| self.reach = n)?;
-                }
+            match self.settle_request(n, asked)? {
+                Verdict::Continue => {}
+                verdict => return Ok(verdict),
             }
         }
         Ok(Verdict::Continue)
+    }
+
+    /// Notes what plugin `n` made of a request.
+    fn settle_request(
+        &mut self,
+        n: usize,
+        asked: Result<Step<Verdict>, Cause>,
+    ) -> Result<Verdict, Failure> {
+        match asked {
+            Ok(Step::Done(verdict)) => {
+                if matches!(verdict, Verdict::Respond(_)) {
+                    self.reach = n + 1;
+                }
+                Ok(verdict)
+            }
+            Ok(Step::Waits(wait)) => {
+                self.waiting = Some(Box::new(Waiting {
+                    n,
+                    wait,
+                    replaced: None,
+                }));
+                Ok(Verdict::Wait)
+            }
+            Err(cause) => {
+                let failed = self.fail(n, Phase::Request, cause);
+                failed.inspect_err(|_| self.reach = n)?;
+                Ok(Verdict::Continue)
+            }
+        }
     }
 
     /// Shows the head of a response to the plugins, last to first. An answer of one is shown to those
@@ -195,10 +273,56 @@ impl ChainRun {
         request: &Arc<SentRequest>,
         head: &mut response::Parts,
     ) -> Result<Verdict, Failure> {
-        let mut replaced = None;
+        self.ask_about_response(None, request, head)
+    }
+
+    /// As [`Self::resume_request`], for [`Self::on_response`].
+    pub(crate) async fn resume_response(
+        &mut self,
+        request: &Arc<SentRequest>,
+        head: &mut response::Parts,
+    ) -> Result<Verdict, Failure> {
+        let Some(waiting) = self.waiting.take() else {
+            return Ok(Verdict::Continue);
+        };
+        let Waiting {
+            n,
+            mut wait,
+            replaced,
+        } = *waiting;
+        let limit = self.links[n].slot.allowance();
+        let answer = loop {
+            let replies = match poll_fn(|cx| wait.poll(cx)).await {
+                Ok(replies) => replies,
+                Err(cause) => break Err(cause),
+            };
+            let resumed = wait.resume(Phase::Response, &mut self.time_spent, |instance| {
+                instance.resume_response(&replies, request, head, limit)
+            });
+            if let Some(answer) = resumed.transpose() {
+                break answer;
+            }
+        };
+        drop(wait);
+        let replaced = match answer {
+            Ok(answer) => replace(head, answer).or(replaced),
+            Err(cause) => {
+                self.fail(n, Phase::Response, cause)?;
+                replaced
+            }
+        };
+        self.ask_about_response(replaced, request, head)
+    }
+
+    fn ask_about_response(
+        &mut self,
+        mut replaced: Option<Bytes>,
+        request: &Arc<SentRequest>,
+        head: &mut response::Parts,
+    ) -> Result<Verdict, Failure> {
         while let Some(n) = self.reach.checked_sub(1) {
             self.reach = n;
-            let link = &mut self.links[n];
+            let link = &self.links[n];
             if link.skipped {
                 continue;
             }
@@ -206,27 +330,29 @@ impl ChainRun {
             let copy =
                 shadow.and_then(|shadow| Some((shadow, shadow.copy_response(&link.slot, head)?)));
             let limit = link.slot.allowance();
-            let verdict = if link.slot.exports().response.is_none() {
-                Ok(Verdict::Continue)
+            let asked = if link.slot.exports().response.is_none() {
+                Ok(Step::Done(Verdict::Continue))
             } else {
                 link.slot
-                    .call(Phase::Response, &mut self.time_spent, |instance| {
+                    .ask(Phase::Response, &mut self.time_spent, |instance| {
                         instance.on_response(request, head, limit)
                     })
             };
-            if let (Ok(verdict), Some((shadow, copy))) = (&verdict, copy) {
-                shadow.on_response(copy, request, (verdict, head));
+            match (&asked, copy) {
+                (Ok(Step::Done(verdict)), Some((shadow, copy))) => {
+                    shadow.on_response(copy, request, (verdict, head));
+                }
+                (Ok(Step::Waits(_)), Some((shadow, _))) => shadow.skip(),
+                _ => {}
             }
-            match verdict {
-                Ok(Verdict::Continue) => {}
-                Ok(Verdict::Respond(answer)) => {
-                    let (parts, body) = answer.into_parts();
-                    *head = parts;
-                    replaced = Some(body);
+            match asked {
+                Ok(Step::Done(answer)) => replaced = replace(head, answer).or(replaced),
+                Ok(Step::Waits(wait)) => {
+                    self.waiting = Some(Box::new(Waiting { n, wait, replaced }));
+                    return Ok(Verdict::Wait);
                 }
                 Err(cause) => {
-                    link.skipped = true;
-                    link.slot.fail(Phase::Response, cause)?;
+                    self.fail(n, Phase::Response, cause)?;
                 }
             }
         }
@@ -237,6 +363,16 @@ impl ChainRun {
         *answer.status_mut() = head.status;
         *answer.headers_mut() = std::mem::take(&mut head.headers);
         Ok(Verdict::Respond(answer))
+    }
+
+    /// Applies `on_failure` of plugin `n`: a failure that ends the exchange, or it goes on without it.
+    fn fail(&mut self, n: usize, phase: Phase, cause: Cause) -> Result<(), Failure> {
+        let link = &mut self.links[n];
+        link.skipped = true;
+        if cause.is_of_waiting() {
+            link.slot.failed_waiting(phase);
+        }
+        link.slot.fail(phase, cause)
     }
 
     /// Asks the plugins for an endpoint, first to last, until one names one: an index into
@@ -304,4 +440,14 @@ impl ChainRun {
     pub(crate) fn time_spent(&self) -> Duration {
         self.time_spent
     }
+}
+
+/// Puts the answer of a plugin in the place of a response, and returns its body.
+fn replace(head: &mut response::Parts, answer: Verdict) -> Option<Bytes> {
+    let Verdict::Respond(answer) = answer else {
+        return None;
+    };
+    let (parts, body) = answer.into_parts();
+    *head = parts;
+    Some(body)
 }

@@ -17,9 +17,12 @@ use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
 use super::bindings::exports::tidegate::plugin::{
     balancer, fragments, handover, lifecycle, messages, request as requests, response as responses,
+    resumption,
 };
 use super::engine::{self, Compiled, Version};
-use super::host::{Allowance, Lent, Loan, LogGate, State, rule};
+use super::host::{Allowance, Gate, Lent, Loan, LogGate, State, rule};
+use super::resumption::{resumable, waits};
+use super::wait::Asked;
 use super::{Candidate, Cause, EndpointView, Facts, SentRequest, Source, UpstreamView, Verdict};
 use crate::telemetry::Phase;
 
@@ -66,6 +69,7 @@ pub(super) struct Guest {
     pub(super) messages: Option<messages::Guest>,
     pub(super) fragments: Option<fragments::Guest>,
     handover: Option<handover::Guest>,
+    pub(super) resumption: Option<resumption::Guest>,
 }
 
 /// Why there is no instance.
@@ -91,13 +95,17 @@ impl From<&EndpointView> for balancer::Endpoint {
 
 impl Instance {
     /// Makes an instance and configures it.
-    pub(super) fn start(version: &Version, log: &Arc<LogGate>) -> Result<Self, StartError> {
+    pub(super) fn start(
+        version: &Version,
+        log: &Arc<LogGate>,
+        gate: &Arc<Gate>,
+    ) -> Result<Self, StartError> {
         let declared = version.declared();
         let compiled = version.compiled();
         let limits = &declared.limits;
         let mut store = Store::new(
             compiled.pre.engine(),
-            State::new(version.name(), limits, log),
+            State::new(version.name(), declared, log, gate),
         );
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.output_bytes.saturating_add(HOST_CALL_BYTES));
@@ -130,7 +138,8 @@ impl Instance {
         head: &mut request::Parts,
         facts: &Arc<Facts>,
         limit: Allowance,
-    ) -> Result<Verdict, Cause> {
+    ) -> Result<Asked<Verdict>, Cause> {
+        let resumption = self.guest.resumption.as_ref();
         let guest = self
             .guest
             .request
@@ -139,9 +148,12 @@ impl Instance {
         begin(&mut self.store, Phase::Request, self.timeout, limit);
         lend_request(&mut self.store, head, facts, |store| {
             match guest.call_on_request(&mut *store, Resource::new_borrow(LENT))? {
-                requests::Verdict::Continue => Ok(Verdict::Continue),
-                requests::Verdict::Respond => answer(store).map(Verdict::Respond),
-                requests::Verdict::Wait => Err(waits().into()),
+                requests::Verdict::Continue => Ok(Asked::Answered(Verdict::Continue)),
+                requests::Verdict::Respond => Ok(Asked::Answered(Verdict::Respond(answer(store)?))),
+                requests::Verdict::Wait => {
+                    resumable(resumption)?;
+                    Ok(waits(store))
+                }
             }
         })
     }
@@ -151,7 +163,8 @@ impl Instance {
         request: &Arc<SentRequest>,
         head: &mut response::Parts,
         limit: Allowance,
-    ) -> Result<Verdict, Cause> {
+    ) -> Result<Asked<Verdict>, Cause> {
+        let resumption = self.guest.resumption.as_ref();
         let guest = self
             .guest
             .response
@@ -159,32 +172,26 @@ impl Instance {
             .expect("called for what it exports only");
         begin(&mut self.store, Phase::Response, self.timeout, limit);
         let status = head.status;
-        let lent = std::mem::replace(head, http::Response::new(()).into_parts().0);
-        self.store.data_mut().lent =
-            Lent::Response(Arc::clone(request), Loan::new(lent, &request.facts));
-        let result = guarded(&mut self.store, |store| {
+        lend_response(&mut self.store, request, head, |store| {
             let verdict = guest.call_on_response(
                 &mut *store,
                 Resource::new_borrow(LENT),
                 Resource::new_borrow(LENT),
             )?;
             match verdict {
-                responses::Verdict::Continue => Ok(Verdict::Continue),
+                responses::Verdict::Continue => Ok(Asked::Answered(Verdict::Continue)),
                 responses::Verdict::Respond if status == StatusCode::SWITCHING_PROTOCOLS => {
                     rule("answered `respond` to a 101".to_owned())
                 }
-                responses::Verdict::Respond => answer(store).map(Verdict::Respond),
-                responses::Verdict::Wait => Err(waits().into()),
+                responses::Verdict::Respond => {
+                    Ok(Asked::Answered(Verdict::Respond(answer(store)?)))
+                }
+                responses::Verdict::Wait => {
+                    resumable(resumption)?;
+                    Ok(waits(store))
+                }
             }
-        });
-        if let Lent::Response(_, loan) = take_lent(&mut self.store) {
-            *head = if result.is_ok() {
-                loan.give_back()
-            } else {
-                loan.undo()
-            };
-        }
-        result
+        })
     }
 
     pub(super) fn choose(
@@ -299,6 +306,7 @@ impl Guest {
             messages: load!(messages, "messages"),
             handover: load!(handover, "handover"),
             fragments: load!(fragments, "fragments"),
+            resumption: load!(resumption, "resumption"),
         })
     }
 }
@@ -321,10 +329,11 @@ pub(super) fn begin(store: &mut Store<State>, phase: Phase, timeout: Duration, l
     let state = store.data_mut();
     state.call.begin(phase, timeout, limit);
     state.produced.clear();
+    state.tickets.begin();
 }
 
 /// Lends a request head for one call, and takes it back: as the call left it, or as it was.
-fn lend_request<R>(
+pub(super) fn lend_request<R>(
     store: &mut Store<State>,
     head: &mut request::Parts,
     facts: &Arc<Facts>,
@@ -343,12 +352,32 @@ fn lend_request<R>(
     result
 }
 
+/// As [`lend_request`], of a response head.
+pub(super) fn lend_response<R>(
+    store: &mut Store<State>,
+    request: &Arc<SentRequest>,
+    head: &mut response::Parts,
+    call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
+) -> Result<R, Cause> {
+    let lent = std::mem::replace(head, http::Response::new(()).into_parts().0);
+    store.data_mut().lent = Lent::Response(Arc::clone(request), Loan::new(lent, &request.facts));
+    let result = guarded(store, call);
+    if let Lent::Response(_, loan) = take_lent(store) {
+        *head = if result.is_ok() {
+            loan.give_back()
+        } else {
+            loan.undo()
+        };
+    }
+    result
+}
+
 pub(super) fn take_lent(store: &mut Store<State>) -> Lent {
     std::mem::replace(&mut store.data_mut().lent, Lent::Nothing)
 }
 
 /// Takes the answer that a verdict refers to.
-fn answer(store: &mut Store<State>) -> wasmtime::Result<http::Response<Bytes>> {
+pub(super) fn answer(store: &mut Store<State>) -> wasmtime::Result<http::Response<Bytes>> {
     match store.data_mut().produced.answer.take() {
         Some(answer) => Ok(answer),
         None => Ok(unmet("respond", "http.respond")?),
@@ -360,11 +389,6 @@ pub(super) fn unmet<T>(verdict: &str, function: &str) -> Result<T, Cause> {
     Err(Cause::Rule(format!(
         "answered `{verdict}` without a call of `{function}`"
     )))
-}
-
-/// Nothing hands out tickets yet that could be waited for.
-pub(super) fn waits() -> Cause {
-    Cause::Rule("answered `wait` without a ticket".to_owned())
 }
 
 /// Calls into the store. Whatever goes wrong is the end of the store, a panic of the host's own

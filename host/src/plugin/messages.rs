@@ -11,10 +11,12 @@ use std::time::Duration;
 use super::bindings::exports::tidegate::plugin::fragments::Place;
 use super::host::Allowance;
 use super::interest::{Interest, Wanted, side_index};
+use super::parked::Parked;
 use super::sessions::Piece;
 use super::shadow::Shadow;
 use super::slots::{Seat, Slot};
 use super::trial::Lot;
+use super::wait::{Step, Wait};
 use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
@@ -37,6 +39,8 @@ pub(crate) struct MessageChain {
     in_parts: [bool; 2],
     /// What plugins have sent meanwhile, and which of them.
     later: Vec<(usize, Sent)>,
+    /// Messages that plugins wait before they judge, each with those that wait for it.
+    pub(super) parked: Vec<Parked>,
     pub(super) time_spent: Duration,
 }
 
@@ -62,16 +66,19 @@ pub(super) struct Link {
 const PIECE: usize = 64 * 1024;
 
 /// A message on its way past the plugins.
-struct Passage<'a> {
-    from: Side,
-    kind: MessageKind,
+pub(super) struct Passage<'a> {
+    pub(super) from: Side,
+    pub(super) kind: MessageKind,
     payload: Cow<'a, [u8]>,
+    is_changed: bool,
     /// Index of the next plugin that is asked; nothing once it is past them all.
     next: Option<usize>,
     /// Whether it came from an end of the session. All others were sent by plugins.
-    came: bool,
+    pub(super) came: bool,
     /// It was judged, and waits for what was sent before it.
     judged: Option<MessageVerdict>,
+    /// The plugin that waits before it judges it.
+    pub(super) waits: Option<(usize, Box<Wait>)>,
 }
 
 /// What a plugin has sent that waits for a message to end.
@@ -83,7 +90,7 @@ struct Kept {
 
 /// What messages that plugins sent may in turn make plugins produce, per message that came: two
 /// plugins that answer each other must come to an end.
-struct Budget(Option<Allowance>);
+pub(super) struct Budget(Option<Allowance>);
 
 impl MessageChain {
     pub(super) fn open(
@@ -103,6 +110,7 @@ impl MessageChain {
             max_message,
             in_parts: [false; 2],
             later: Vec::new(),
+            parked: Vec::new(),
             time_spent,
         };
         // What a plugin sends passes plugins that come after it, so all are opened before.
@@ -136,7 +144,7 @@ impl MessageChain {
             first_words.extend(said.into_iter().map(|sent| (n, sent)));
         }
         let waiting = chain.on_their_way(first_words);
-        if let Some(MessageVerdict::Close { code, reason }) = chain.run(waiting, sent)? {
+        if let Some(MessageVerdict::Close { code, reason }) = chain.run_aside(waiting, sent)? {
             return Ok(Opening::Close { code, reason });
         }
         // Those that want nothing stay: another version of them may.
@@ -218,19 +226,22 @@ impl MessageChain {
                 kind,
                 payload: Cow::Borrowed(shown),
                 next: None,
+                is_changed: false,
                 came: true,
                 judged: None,
+                waits: None,
             };
             match self.show(n, &message, ends, &mut Budget(None), &mut said)? {
                 MessageVerdict::Pass => {}
                 MessageVerdict::Replace(replacement) => payload = Some(Cow::Owned(replacement)),
                 MessageVerdict::Drop => payload = None,
                 closed @ MessageVerdict::Close { .. } => return Ok(closed),
+                MessageVerdict::Wait => {}
             }
             if !said.is_empty() {
                 let said = said.drain(..).map(|sent| (n, sent)).collect();
                 let waiting = self.on_their_way(said);
-                if let Some(closed) = self.run(waiting, sent)? {
+                if let Some(closed) = self.run_aside(waiting, sent)? {
                     return Ok(closed);
                 }
             }
@@ -258,7 +269,7 @@ impl MessageChain {
             .partition(|(_, sent)| sent.to != from);
         self.later = later;
         let waiting = self.on_their_way(due);
-        let closed = self.run(waiting, sent)?;
+        let closed = self.run_aside(waiting, sent)?;
         Ok(closed.unwrap_or(MessageVerdict::Pass))
     }
 
@@ -294,18 +305,22 @@ impl MessageChain {
             kind,
             payload: Cow::Borrowed(payload),
             next: (first < self.links.len()).then_some(first),
+            is_changed: false,
             came: true,
             judged: None,
+            waits: None,
         };
         let mut said = Vec::new();
         while let Some(n) = self.advance(&mut message) {
-            let verdict = self.ask(n, &message, &mut Budget(None), &mut said)?;
-            message.judge(verdict);
-            if !said.is_empty() {
+            match self.ask(n, &message, &mut Budget(None), &mut said)? {
+                Step::Done(verdict) => message.judge(verdict),
+                Step::Waits(wait) => message.waits = Some((n, wait)),
+            }
+            if !said.is_empty() || message.waits.is_some() {
                 // Rare, so it is kept out of the way of all others.
                 let mut waiting = vec![message];
                 waiting.extend(self.on_their_way(said.into_iter().map(|sent| (n, sent)).collect()));
-                let verdict = self.run(waiting, sent)?;
+                let verdict = self.run(waiting, Budget(None), sent)?;
                 return Ok(verdict.unwrap_or(MessageVerdict::Pass));
             }
         }
@@ -346,23 +361,41 @@ impl MessageChain {
     ) -> Result<Option<MessageVerdict>, Failure> {
         let said = said.into_iter().map(|sent| (n, sent)).collect();
         let waiting = self.on_their_way(said);
-        self.run(waiting, sent)
+        self.run_aside(waiting, sent)
+    }
+
+    /// Moves messages on that plugins sent, beside any that came. Returns a verdict that ends the session,
+    /// if there was one.
+    fn run_aside(
+        &mut self,
+        waiting: Vec<Passage<'_>>,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Option<MessageVerdict>, Failure> {
+        let verdict = self.run(waiting, Budget(None), sent)?;
+        Ok(verdict.filter(|verdict| *verdict != MessageVerdict::Wait))
     }
 
     /// Moves messages on, the last of `waiting` first, until the one that came has been judged or
-    /// none is left.
-    fn run(
+    /// none is left. If a plugin waits before it judges one, all that are left wait with it.
+    pub(super) fn run(
         &mut self,
         mut waiting: Vec<Passage<'_>>,
+        mut budget: Budget,
         sent: &mut Vec<Sent>,
     ) -> Result<Option<MessageVerdict>, Failure> {
-        let mut budget = Budget(None);
         let mut said = Vec::new();
         while let Some(mut message) = waiting.pop() {
+            if message.waits.is_some() {
+                waiting.push(message);
+                self.park(waiting, budget);
+                return Ok(Some(MessageVerdict::Wait));
+            }
             match self.advance(&mut message) {
                 Some(n) => {
-                    let verdict = self.ask(n, &message, &mut budget, &mut said)?;
-                    message.judge(verdict);
+                    match self.ask(n, &message, &mut budget, &mut said)? {
+                        Step::Done(verdict) => message.judge(verdict),
+                        Step::Waits(wait) => message.waits = Some((n, wait)),
+                    }
                     waiting.push(message);
                     let said = said.drain(..).map(|sent| (n, sent)).collect();
                     waiting.extend(self.on_their_way(said));
@@ -406,7 +439,7 @@ impl MessageChain {
     }
 
     /// What plugins sent, on its way, the last first; but for what has to wait.
-    fn on_their_way(&mut self, said: Vec<(usize, Sent)>) -> Vec<Passage<'static>> {
+    pub(super) fn on_their_way(&mut self, said: Vec<(usize, Sent)>) -> Vec<Passage<'static>> {
         let mut waiting = Vec::with_capacity(said.len());
         for (n, sent) in said {
             let is_data = matches!(sent.kind, MessageKind::Text | MessageKind::Binary);
@@ -427,9 +460,11 @@ impl MessageChain {
             from,
             kind: sent.kind,
             payload: Cow::Owned(sent.payload),
+            is_changed: false,
             next: beyond(n, from, self.links.len()),
             came: false,
             judged: None,
+            waits: None,
         }
     }
 
@@ -441,9 +476,10 @@ impl MessageChain {
         message: &Passage<'_>,
         budget: &mut Budget,
         said: &mut Vec<Sent>,
-    ) -> Result<MessageVerdict, Failure> {
+    ) -> Result<Step<MessageVerdict>, Failure> {
         self.follow(n);
         self.know(n, said)?;
+        let held = self.held(n);
         let Passage {
             from,
             kind,
@@ -454,7 +490,8 @@ impl MessageChain {
         let already = said.len();
         let link = &self.links[n];
         if !link.interest.whole.covers(from, kind, payload.len()) {
-            return self.show(n, message, true, budget, said);
+            let verdict = self.show(n, message, true, budget, said)?;
+            return Ok(Step::Done(verdict));
         }
         let own = link.slot.allowance();
         let mut limit = if came {
@@ -463,21 +500,28 @@ impl MessageChain {
             budget.share(own, &self.links)
         };
         let before = limit;
-        let verdict = link
+        let asked = link
             .slot
-            .call(Phase::Message, &mut self.time_spent, |instance| {
+            .ask(Phase::Message, &mut self.time_spent, |instance| {
+                instance.hold(held);
                 instance.on_message(link.number, from, kind, payload, &mut limit, said)
             });
-        match verdict {
-            Ok(verdict) => {
+        match asked {
+            Ok(step) => {
                 if !came {
                     budget.spend(before, limit);
                 }
-                link.count_verdict(&verdict);
-                self.shadow_message(n, (from, kind, payload), &verdict, &said[already..]);
-                Ok(verdict)
+                match &step {
+                    Step::Done(verdict) => {
+                        link.count_verdict(verdict);
+                        let message = (from, kind, &payload[..]);
+                        self.shadow_message(n, message, verdict, &said[already..]);
+                    }
+                    Step::Waits(_) => self.shadow_misses(n),
+                }
+                Ok(step)
             }
-            Err(cause) => self.failed(n, Phase::Message, cause),
+            Err(cause) => self.failed(n, Phase::Message, cause).map(Step::Done),
         }
     }
 
@@ -525,6 +569,7 @@ impl MessageChain {
                     changed.get_or_insert_with(|| payload[..at].to_vec());
                 }
                 (closed @ MessageVerdict::Close { .. }, _) => return Ok(closed),
+                (MessageVerdict::Wait, _) => {}
             }
             at = end;
             if is_last {
@@ -675,6 +720,7 @@ impl MessageChain {
     }
 
     fn end(&mut self, code: u16, by: Option<Side>) {
+        self.parked.clear();
         for link in self.links.drain(..) {
             // Nobody who wants nothing is told, and nobody who failed.
             let watches = link.interest.watches();
@@ -704,12 +750,12 @@ impl Link {
     }
 
     /// Applies `on_failure`.
-    fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
+    pub(super) fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
         let failed = self.slot.fail(phase, cause);
         failed.inspect_err(|_| self.slot.count_close(CloseCode::INTERNAL_ERROR.as_u16()))
     }
 
-    fn count_verdict(&self, verdict: &MessageVerdict) {
+    pub(super) fn count_verdict(&self, verdict: &MessageVerdict) {
         if let MessageVerdict::Close { code, .. } = verdict {
             self.slot.count_close(code.as_u16());
         }
@@ -738,19 +784,46 @@ impl Drop for Link {
 }
 
 impl Passage<'_> {
-    fn judge(&mut self, verdict: MessageVerdict) {
+    pub(super) fn judge(&mut self, verdict: MessageVerdict) {
         match verdict {
-            MessageVerdict::Pass => {}
-            MessageVerdict::Replace(payload) => self.payload = Cow::Owned(payload),
+            MessageVerdict::Pass | MessageVerdict::Wait => {}
+            MessageVerdict::Replace(payload) => {
+                self.payload = Cow::Owned(payload);
+                self.is_changed = true;
+            }
             MessageVerdict::Drop | MessageVerdict::Close { .. } => self.judged = Some(verdict),
         }
     }
 
     fn verdict(self) -> MessageVerdict {
-        match (self.judged, self.payload) {
-            (Some(verdict), _) => verdict,
-            (None, Cow::Borrowed(_)) => MessageVerdict::Pass,
-            (None, Cow::Owned(payload)) => MessageVerdict::Replace(payload),
+        match self.judged {
+            Some(verdict) => verdict,
+            None if self.is_changed => MessageVerdict::Replace(self.payload.into_owned()),
+            None => MessageVerdict::Pass,
+        }
+    }
+
+    /// The same, without what it was read from.
+    pub(super) fn into_owned(self) -> Passage<'static> {
+        let Self {
+            from,
+            kind,
+            payload,
+            is_changed,
+            next,
+            came,
+            judged,
+            waits,
+        } = self;
+        Passage {
+            from,
+            kind,
+            payload: Cow::Owned(payload.into_owned()),
+            is_changed,
+            next,
+            came,
+            judged,
+            waits,
         }
     }
 }
@@ -785,7 +858,7 @@ impl Kept {
 
 impl Budget {
     /// What the next call may produce: no more than its plugin's limit, and than is left of all.
-    fn share(&mut self, own: Allowance, links: &[Link]) -> Allowance {
+    pub(super) fn share(&mut self, own: Allowance, links: &[Link]) -> Allowance {
         let left = self.0.get_or_insert_with(|| {
             let limits = links.iter().map(|link| link.slot.allowance());
             limits.fold(
@@ -805,7 +878,7 @@ impl Budget {
         }
     }
 
-    fn spend(&mut self, before: Allowance, after: Allowance) {
+    pub(super) fn spend(&mut self, before: Allowance, after: Allowance) {
         if let Some(left) = &mut self.0 {
             left.bytes = left.bytes.saturating_sub(before.bytes - after.bytes);
             left.messages = left

@@ -14,6 +14,8 @@ mod judgement;
 mod messages;
 mod module;
 mod onlooker;
+mod parked;
+mod resumption;
 mod rollout;
 mod sessions;
 mod shadow;
@@ -21,6 +23,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod wait;
 mod wasi;
 
 use std::net::{IpAddr, SocketAddr};
@@ -35,12 +38,15 @@ use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::Phase;
 
 pub(crate) use bindings::exports::tidegate::plugin::balancer::Candidate;
+pub(crate) use bindings::tidegate::plugin::tickets::CallError;
 pub(crate) use engine::{Engine, Version};
 pub(crate) use exchange::{Chain, ChainRun, Takes};
 pub(crate) use handover::Handover;
+pub(crate) use host::{CallOut, CallResult, Caller};
 pub(crate) use messages::MessageChain;
 pub(crate) use module::read_module;
 pub(crate) use onlooker::Difference;
+pub(crate) use parked::Resumed;
 pub(crate) use rollout::Plugin;
 pub(crate) use slots::Instances;
 pub(crate) use trial::{Ended, Look, Role, Share, Trial};
@@ -115,6 +121,8 @@ pub(crate) enum Verdict {
     Continue,
     /// This goes to the client instead. It has no `content-length` and no `date`.
     Respond(http::Response<Bytes>),
+    /// A plugin waits for something; whoever asked resumes the run.
+    Wait,
 }
 
 /// What a chain makes of a session when it opens.
@@ -144,6 +152,8 @@ pub(crate) enum MessageVerdict {
         code: CloseCode,
         reason: String,
     },
+    /// A plugin waits for something before it judges the message; see [`MessageChain::poll_resumed`].
+    Wait,
 }
 
 /// A message of a plugin's own, past the plugins on its way.
@@ -185,9 +195,22 @@ pub(crate) enum Cause {
     /// No instance could be made lately, and none is tried before `retry_in` has passed.
     #[error("could not be started; tried again in {retry_in:?}")]
     Unavailable { retry_in: Duration },
+    /// Its instance lives on.
+    #[error("waited longer than {limit:?}")]
+    Waited { limit: Duration },
+    /// Another call ended the instance that it waited in.
+    #[error("its instance ended while it waited")]
+    Lost,
     /// A fault of the host, kept to the instance it happened in.
     #[error("the host panicked: {0}")]
     Panic(String),
+}
+
+impl Cause {
+    /// Whether it befell a hook while it waited, and not in a call of its own.
+    fn is_of_waiting(&self) -> bool {
+        matches!(self, Self::Waited { .. } | Self::Lost)
+    }
 }
 
 /// Why a plugin cannot be loaded. The caller knows its name and file.
@@ -241,5 +264,6 @@ fn function(phase: Phase) -> &'static str {
         Phase::Snapshot => "handover.snapshot",
         Phase::Restore => "handover.restore",
         Phase::Release => "handover.release",
+        Phase::Cancel => "resumption.cancelled",
     }
 }

@@ -219,6 +219,7 @@ impl fmt::Display for Told<'_> {
         match self.0 {
             MessageVerdict::Pass => f.write_str("pass"),
             MessageVerdict::Drop => f.write_str("drop"),
+            MessageVerdict::Wait => f.write_str("wait"),
             MessageVerdict::Replace(payload) => write!(f, "replace with {} bytes", payload.len()),
             MessageVerdict::Close { code, reason } => {
                 write!(f, "close with {} and {} bytes", code.as_u16(), reason.len())

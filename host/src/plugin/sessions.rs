@@ -7,7 +7,9 @@ use wasmtime::component::Resource;
 
 use super::bindings::exports::tidegate::plugin::{fragments, messages};
 use super::host::{Allowance, Lent, State};
-use super::instance::{Instance, LENT, begin, guarded, take_lent, unmet, waits};
+use super::instance::{Instance, LENT, begin, guarded, take_lent, unmet};
+use super::resumption::{resumable, waits};
+use super::wait::Asked;
 use super::{Cause, Handshake, MessageVerdict, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
@@ -78,7 +80,7 @@ impl Instance {
         payload: &[u8],
         limit: &mut Allowance,
         sent: &mut Vec<Sent>,
-    ) -> Result<MessageVerdict, Cause> {
+    ) -> Result<Asked<MessageVerdict>, Cause> {
         let guest = self
             .guest
             .messages
@@ -94,10 +96,14 @@ impl Instance {
             messages::Verdict::Drop => MessageVerdict::Drop,
             messages::Verdict::Replace => replacement(self.store.data_mut())?,
             messages::Verdict::Close => closing(self.store.data_mut()),
-            messages::Verdict::Wait => return Err(waits()),
+            messages::Verdict::Wait => {
+                resumable(self.guest.resumption.as_ref())?;
+                *limit = self.take_produced(sent);
+                return Ok(waits(&mut self.store));
+            }
         };
         *limit = self.take_produced(sent);
-        Ok(verdict)
+        Ok(Asked::Answered(verdict))
     }
 
     /// Asks for a verdict on a piece; as [`Self::on_message`]. Only with `may_edit` that may be another than
@@ -130,7 +136,10 @@ impl Instance {
         let verdict = match verdict {
             fragments::Verdict::Pass => MessageVerdict::Pass,
             fragments::Verdict::Close => closing(self.store.data_mut()),
-            fragments::Verdict::Wait => return Err(waits()),
+            fragments::Verdict::Wait => {
+                let what = "answered `wait` about a piece, which cannot be waited with";
+                return Err(Cause::Rule(what.to_owned()));
+            }
             fragments::Verdict::Replace | fragments::Verdict::Drop if !may_edit => {
                 let what = "changed a message, though its purpose was to `scan`";
                 return Err(Cause::Rule(what.to_owned()));
@@ -169,7 +178,7 @@ impl Instance {
     }
 
     /// Takes what the last call sent. Returns what it left of its allowance.
-    fn take_produced(&mut self, sent: &mut Vec<Sent>) -> Allowance {
+    pub(super) fn take_produced(&mut self, sent: &mut Vec<Sent>) -> Allowance {
         let state = self.store.data_mut();
         if !state.produced.sent.is_empty() {
             sent.append(&mut state.produced.sent);
@@ -185,14 +194,14 @@ fn lent(handshake: &Arc<Handshake>, reopened: bool) -> Lent {
     }
 }
 
-fn replacement(state: &mut State) -> Result<MessageVerdict, Cause> {
+pub(super) fn replacement(state: &mut State) -> Result<MessageVerdict, Cause> {
     match state.produced.replacement.take() {
         Some(payload) => Ok(MessageVerdict::Replace(payload)),
         None => unmet("replace", "outgoing.replace"),
     }
 }
 
-fn closing(state: &mut State) -> MessageVerdict {
+pub(super) fn closing(state: &mut State) -> MessageVerdict {
     let named = state.produced.close.take();
     let (code, reason) = named.unwrap_or((CloseCode::POLICY, String::new()));
     MessageVerdict::Close { code, reason }

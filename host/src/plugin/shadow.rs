@@ -174,11 +174,23 @@ impl MessageChain {
         let mut said = Vec::new();
         let number = shadow.number;
         let judged = by.charge(|time| {
-            shadow.slot.call(Phase::Message, time, |instance| {
+            shadow.slot.ask_at_once(Phase::Message, time, |instance| {
                 instance.on_message(number, from, kind, payload, &mut limit, &mut said)
             })
         });
-        by.compared(Phase::Message, compare((verdict, sent), judged, &said));
+        match judged.transpose() {
+            Some(judged) => by.compared(Phase::Message, compare((verdict, sent), judged, &said)),
+            None => self.shadow_misses(n),
+        }
+    }
+
+    /// Notes that a message cannot be compared, since a version of plugin `n` waits before it judges it: what
+    /// a candidate would ask others for has effects.
+    pub(super) fn shadow_misses(&mut self, n: usize) {
+        if let Some((live, shadow)) = self.in_step(n) {
+            shadow.by.skip();
+            shadow.has_missed(live);
+        }
     }
 
     /// The same for a piece of one.
@@ -383,6 +395,11 @@ impl HeadShadow {
         (is_asked(live.exports()) || is_asked(self.slot.exports())) && self.by.is_admitted()
     }
 
+    /// Notes that a head cannot be compared, since a version waits before it judges it.
+    pub(super) fn skip(&self) {
+        self.by.skip();
+    }
+
     /// Shows it a request, and compares with what the version in force made of it.
     pub(super) fn on_request(
         &self,
@@ -392,13 +409,16 @@ impl HeadShadow {
     ) {
         let limit = self.slot.allowance();
         let said = if self.slot.exports().request.is_none() {
-            Ok(Verdict::Continue)
+            Ok(Some(Verdict::Continue))
         } else {
             self.by.charge(|time| {
-                self.slot.call(Phase::Request, time, |instance| {
+                self.slot.ask_at_once(Phase::Request, time, |instance| {
                     instance.on_request(&mut copy, facts, limit)
                 })
             })
+        };
+        let Some(said) = said.transpose() else {
+            return self.skip();
         };
         let is_same_head = copy.uri == head.uri && copy.headers == head.headers;
         let found = compare_heads(verdict, said, is_same_head);
@@ -414,13 +434,16 @@ impl HeadShadow {
     ) {
         let limit = self.slot.allowance();
         let said = if self.slot.exports().response.is_none() {
-            Ok(Verdict::Continue)
+            Ok(Some(Verdict::Continue))
         } else {
             self.by.charge(|time| {
-                self.slot.call(Phase::Response, time, |instance| {
+                self.slot.ask_at_once(Phase::Response, time, |instance| {
                     instance.on_response(request, &mut copy, limit)
                 })
             })
+        };
+        let Some(said) = said.transpose() else {
+            return self.skip();
         };
         let is_same_head = copy.status == head.status && copy.headers == head.headers;
         let found = compare_heads(verdict, said, is_same_head);
@@ -465,6 +488,7 @@ fn compare_heads(
 ) -> Option<(Contrast, String, String)> {
     let told = |verdict: &Verdict| match verdict {
         Verdict::Continue => "continue".to_owned(),
+        Verdict::Wait => "wait".to_owned(),
         Verdict::Respond(answer) => format!("respond with {}", answer.status().as_u16()),
     };
     let shadow = match shadow {

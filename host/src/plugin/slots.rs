@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -16,7 +17,7 @@ use tracing::warn;
 
 use super::engine::{Compiled, Version};
 use super::handover::Refusal;
-use super::host::{Allowance, LogGate};
+use super::host::{Allowance, Caller, Gate, LogGate};
 use super::instance::Instance;
 use super::onlooker::Onlooker;
 use super::rollout::{Assignment, Plugin};
@@ -41,6 +42,7 @@ pub(crate) struct Instances {
     metrics: Arc<WorkerMetrics>,
     /// What [`Lot::draw`] goes on from.
     lots: Cell<u64>,
+    caller: Caller,
     /// By [`Plugin::id`].
     seats: RefCell<HashMap<u64, Rc<Seat>>>,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Instances {
 pub(super) struct Seat {
     plugin: Arc<Plugin>,
     metrics: Arc<PluginMetrics>,
+    caller: Caller,
+    gate: Arc<Gate>,
     assignment: RefCell<Arc<Assignment>>,
     /// Those of the version assigned that may take sessions; the first one serves exchanges.
     slots: RefCell<Vec<Rc<Slot>>>,
@@ -69,7 +73,11 @@ pub(super) struct Slot {
     log: Arc<LogGate>,
     /// For what the host writes about its failures.
     reports: LogGate,
+    caller: Caller,
+    gate: Arc<Gate>,
     live: RefCell<Option<Instance>>,
+    /// Those who wait in the instance.
+    waiting: RefCell<Slab<Option<Waker>>>,
     /// Instances that have ended. A session open in an earlier life is not known to this one.
     life: Cell<u32>,
     sessions: RefCell<Slab<()>>,
@@ -83,10 +91,12 @@ struct BackOff {
 }
 
 impl Instances {
-    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Self {
+    /// `caller` sends the call-outs of plugins.
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>, caller: Caller) -> Self {
         Self {
             metrics,
             lots: Cell::new(RandomState::new().hash_one(())),
+            caller,
             seats: RefCell::default(),
         }
     }
@@ -115,9 +125,12 @@ impl Instances {
     pub(super) fn seat(&self, plugin: &Arc<Plugin>) -> Rc<Seat> {
         let mut seats = self.seats.borrow_mut();
         let seat = seats.entry(plugin.id()).or_insert_with(|| {
+            let metrics = self.metrics.plugin(plugin.name());
             Rc::new(Seat {
                 plugin: Arc::clone(plugin),
-                metrics: self.metrics.plugin(plugin.name()),
+                caller: Rc::clone(&self.caller),
+                gate: Gate::new(Arc::clone(&metrics)),
+                metrics,
                 assignment: RefCell::new(plugin.assignment()),
                 slots: RefCell::default(),
                 candidate: RefCell::default(),
@@ -219,7 +232,10 @@ impl Seat {
             version: Arc::clone(version),
             log: LogGate::of_plugin(),
             reports: LogGate::new(MAX_REPORTS),
+            caller: Rc::clone(&self.caller),
+            gate: Arc::clone(&self.gate),
             live: RefCell::default(),
+            waiting: RefCell::default(),
             life: Cell::new(0),
             sessions: RefCell::default(),
             back_off: Cell::default(),
@@ -295,6 +311,11 @@ impl Slot {
             self.metrics.instances_replaced.increment();
             *live = None;
             self.life.set(self.life.get().wrapping_add(1));
+            for (_, waker) in self.waiting.borrow_mut().iter_mut() {
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+            }
         }
         result
     }
@@ -336,6 +357,35 @@ impl Slot {
         }
     }
 
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Counts a hook that waits in the instance. Returns what it is known by.
+    pub(super) fn begin_waiting(&self) -> usize {
+        self.waiting.borrow_mut().insert(None)
+    }
+
+    /// Has somebody woken if the instance ends.
+    pub(super) fn wait(&self, key: usize, waker: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        match waiting.get_mut(key) {
+            Some(Some(known)) => known.clone_from(waker),
+            Some(none) => *none = Some(waker.clone()),
+            None => {}
+        }
+    }
+
+    pub(super) fn end_waiting(&self, key: usize) {
+        self.waiting.borrow_mut().try_remove(key);
+    }
+
+    /// Counts a hook that failed while it waited.
+    pub(super) fn failed_waiting(&self, phase: Phase) {
+        self.metrics.failures[phase].increment();
+        self.version_metrics.failures.increment();
+    }
+
     fn make(&self) -> Result<Instance, Cause> {
         let now = Instant::now();
         let back_off = self.back_off.get();
@@ -347,7 +397,7 @@ impl Slot {
             });
         }
         self.metrics.calls[Phase::Configure].increment();
-        let started = Instance::start(&self.version, &self.log);
+        let started = Instance::start(&self.version, &self.log, &self.gate);
         self.metrics.call_time[Phase::Configure].observe(now.elapsed());
         match started {
             Ok(instance) => {

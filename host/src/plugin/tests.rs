@@ -2,6 +2,7 @@
 //! the same way as an operator's.
 
 use std::fmt::Write as _;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -288,7 +289,15 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
             memory_bytes: 4 << 20,
             output_bytes: 256 << 10,
             output_messages: 8,
+            tickets: config::TicketLimits {
+                per_second: 8,
+                at_once: 8,
+                per_session: 8,
+                reply_bytes: 1024,
+                wait_timeout: Duration::from_secs(1),
+            },
         },
+        call: Vec::new(),
         on_failure,
         swap: SwapPolicy::NextMessage,
         canary: config::Canary::default(),
@@ -312,12 +321,17 @@ fn fixture(on_failure: OnFailure, configs: &[&str]) -> Fixture {
     };
     let chain = Chain::new(configs.iter().map(load).collect());
     let metrics = Arc::<WorkerMetrics>::default();
-    let instances = Instances::new(Arc::clone(&metrics));
+    let instances = Instances::new(Arc::clone(&metrics), nobody());
     Fixture {
         metrics,
         instances,
         chain,
     }
+}
+
+/// Sends no call-outs.
+fn nobody() -> Caller {
+    Rc::new(|_| Box::pin(async { Err(CallError::Refused) }))
 }
 
 fn closed(configs: &[&str]) -> Fixture {
@@ -434,7 +448,7 @@ fn a_module_that_exports_no_interface_is_refused() {
     let error = load_error("{}", &guest(&[]));
     assert_eq!(
         error.to_string(),
-        "exports none of lifecycle, request, response, balancer, messages, handover, fragments"
+        "exports none of lifecycle, request, response, balancer, messages, handover, fragments, resumption"
     );
 }
 

@@ -83,7 +83,9 @@ pub(crate) async fn run(
     response::rewrite(session, &mut head.headers, ending);
     affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
     let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
-    session.judge(Response::from_parts(head, body), ending)
+    session
+        .judge(Response::from_parts(head, body), ending)
+        .await
 }
 
 /// Tries one endpoint, over an idle connection if there is one.

@@ -142,7 +142,9 @@ pub(crate) async fn run(
             response::rewrite(session, &mut head.headers, ending);
             affinity::set_cookie(session, upstream, endpoint, &mut head.headers);
             let body = ResponseBody::service(ServiceBody::new(incoming, sender, &route, endpoint));
-            return session.judge(Response::from_parts(head, body), ending);
+            return session
+                .judge(Response::from_parts(head, body), ending)
+                .await;
         }
         Answer::Switched(response, parts, compression) => (response, parts, compression),
     };
@@ -162,7 +164,7 @@ pub(crate) async fn run(
     response.headers.remove(http::header::CONTENT_LENGTH);
     affinity::set_cookie(session, upstream, endpoint, &mut response.headers);
     let response = Response::from_parts(response, ResponseBody::fixed(bytes::Bytes::new()));
-    let response = session.judge(response, ending)?;
+    let response = session.judge(response, ending).await?;
 
     let endpoint = &upstream.endpoints[endpoint];
     let chain = session.chain.take().filter(|_| is_filtered);

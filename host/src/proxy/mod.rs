@@ -7,6 +7,7 @@ mod affinity;
 mod answer;
 mod attempts;
 mod body;
+mod call_out;
 mod client;
 mod closing;
 mod compression;

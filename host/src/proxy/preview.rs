@@ -139,7 +139,7 @@ impl Preview {
         };
         if let Some(response) = answer {
             // No plugin was told of the request, so none is shown the response.
-            let response = self.session.judge(response, &mut self.ending)?;
+            let response = self.session.judge(response, &mut self.ending).await?;
             return Ok(Next::Answer(response.into_parts().0));
         }
         let offer = self.session.take_offer(&head);

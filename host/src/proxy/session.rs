@@ -281,7 +281,7 @@ impl Session {
                 if self.shown.is_none() {
                     self.remember(head, None);
                 }
-                self.judge(answer::failed(&failure, head), ending)
+                self.judge(answer::failed(&failure, head), ending).await
             }
         };
         response.unwrap_or_else(|failure| {
@@ -383,15 +383,13 @@ impl Session {
         ending: &mut Ending,
     ) -> Result<Response<ResponseBody>, Failure> {
         if let Some(response) = self.slash_added(head) {
-            return self.judge(response, ending);
+            return self.judge(response, ending).await;
         }
         self.check_length(body.as_ref())?;
         self.receive(head)?;
-        if let Some(chain) = &mut self.chain
-            && let Verdict::Respond(response) = chain.on_request(head, &self.facts)?
-        {
+        if let Some(response) = self.ask_plugins(head).await? {
             self.remember(head, None);
-            return self.judge(response.map(ResponseBody::fixed), ending);
+            return self.judge(response.map(ResponseBody::fixed), ending).await;
         }
         let route = self.route.clone();
         let Some(upstream) = &route.upstream else {
@@ -402,7 +400,7 @@ impl Session {
                 Action::Proxy(_) => unreachable!("a route that proxies has an upstream"),
             };
             self.remember(head, None);
-            return self.judge(response, ending);
+            return self.judge(response, ending).await;
         };
         // Before the head becomes one for the service: keys and cookies are the client's.
         affinity::prefer(self, upstream, head);
@@ -410,6 +408,22 @@ impl Session {
             None => exchange::run(self, upstream, head, body.take(), ending).await,
             // Boxed: it is larger than an exchange, and every request would have to make room for it.
             Some(offer) => Box::pin(handshake::run(self, upstream, offer, head, ending)).await,
+        }
+    }
+
+    /// Shows the head of the request to the plugins. Returns the answer that one of them gives.
+    async fn ask_plugins(&mut self, head: &mut Parts) -> Result<Option<Response<Bytes>>, Failure> {
+        let Some(chain) = &mut self.chain else {
+            return Ok(None);
+        };
+        let mut verdict = chain.on_request(head, &self.facts)?;
+        loop {
+            verdict = match verdict {
+                Verdict::Continue => return Ok(None),
+                Verdict::Respond(response) => return Ok(Some(response)),
+                // Boxed: few wait, and every request would have to make room for it.
+                Verdict::Wait => Box::pin(chain.resume_request(head, &self.facts)).await?,
+            }
         }
     }
 
@@ -455,7 +469,7 @@ impl Session {
     }
 
     /// Shows a response to the plugins, last to first, and makes it ready for the client.
-    pub(crate) fn judge(
+    pub(crate) async fn judge(
         &mut self,
         mut response: Response<ResponseBody>,
         ending: &mut Ending,
@@ -463,9 +477,13 @@ impl Session {
         expires::set(&mut response, self.route.settings.expires);
         if let (Some(chain), Some(sent)) = (&mut self.chain, &self.shown) {
             let (mut head, body) = response.into_parts();
-            response = match chain.on_response(sent, &mut head)? {
-                Verdict::Continue => Response::from_parts(head, body),
-                Verdict::Respond(response) => response.map(ResponseBody::fixed),
+            let mut verdict = chain.on_response(sent, &mut head)?;
+            response = loop {
+                verdict = match verdict {
+                    Verdict::Continue => break Response::from_parts(head, body),
+                    Verdict::Respond(response) => break response.map(ResponseBody::fixed),
+                    Verdict::Wait => Box::pin(chain.resume_response(sent, &mut head)).await?,
+                }
             };
         }
         if let (Some(notes), Some(chain)) = (&mut ending.notes, &self.chain) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
 
+use super::call_out;
 use super::sweep::Sweep;
 use crate::generation::Generation;
 use crate::plugin::Instances;
@@ -79,11 +80,11 @@ impl Worker {
         metrics: Arc<WorkerMetrics>,
     ) -> Rc<Self> {
         let cached = RefCell::new(Rc::new(InForce(in_force.load_full())));
-        Rc::new(Self {
+        Rc::new_cyclic(|worker| Self {
             sweep: Rc::default(),
             pools: Pools::default(),
             balancer: Balancer::new(index),
-            instances: Instances::new(metrics.clone()),
+            instances: Instances::new(metrics.clone(), call_out::caller(worker.clone())),
             metrics,
             access_logs: AccessLogs::default(),
             buffers: RefCell::new(Buffers {

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::{
     BUCKETS, Direction, EndpointMetrics, EndpointStatus, Fate, Histogram, Label, Metrics, Named,
-    Phase, ReloadResult, StatusClass, WorkerMetrics,
+    Phase, PluginMetrics, ReloadResult, StatusClass, WorkerMetrics,
 };
 use super::plugins::Plugins;
 
@@ -159,6 +159,26 @@ impl Metrics {
                     sum(cells, |plugin| plugin.instances_replaced.value()),
                 )
             }),
+        )?;
+        let by_plugin = |value: fn(&PluginMetrics) -> u64| {
+            plugins
+                .iter()
+                .map(move |(name, cells)| ([("plugin", &**name)], sum(cells, value)))
+        };
+        out.counters(
+            "plugin_tickets",
+            "Call-outs and timers that plugins started",
+            by_plugin(|plugin| plugin.tickets.value()),
+        )?;
+        out.counters(
+            "plugin_tickets_refused",
+            "Call-outs and timers that plugins could not start for their limits",
+            by_plugin(|plugin| plugin.tickets_refused.value()),
+        )?;
+        out.gauges(
+            "plugin_tickets_open",
+            "Call-outs and timers that hooks of plugins wait for now",
+            by_plugin(|plugin| plugin.tickets_open.value()),
         )?;
         out.histograms(
             "plugin_call_duration_seconds",

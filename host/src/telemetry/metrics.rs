@@ -147,6 +147,7 @@ label!(
         Snapshot = "snapshot",
         Restore = "restore",
         Release = "release",
+        Cancel = "cancel",
     }
 );
 
@@ -229,7 +230,7 @@ impl<L: Label, T, const N: usize> Index<L> for By<L, T, N> {
 
 pub(crate) type ByDirection<T> = By<Direction, T, 2>;
 pub(crate) type ByFate<T> = By<Fate, T, 6>;
-pub(crate) type ByPhase<T> = By<Phase, T, 11>;
+pub(crate) type ByPhase<T> = By<Phase, T, 12>;
 
 /// What one worker counts. Only that worker writes it.
 // Cells of two workers never share a cache line, nor the pair of lines a prefetch brings.
@@ -287,6 +288,10 @@ pub(crate) struct PluginMetrics {
     pub(crate) call_time: ByPhase<Histogram>,
     /// Thrown away after a failure.
     pub(crate) instances_replaced: Counter,
+    /// Handed out for call-outs and timers, and those that were not.
+    pub(crate) tickets: Counter,
+    pub(crate) tickets_refused: Counter,
+    pub(crate) tickets_open: Gauge,
 }
 
 /// What one worker counts for one version of a plugin.
@@ -327,7 +332,8 @@ impl VersionMetrics {
             | Phase::Close
             | Phase::Snapshot
             | Phase::Restore
-            | Phase::Release => self.other.observe(time),
+            | Phase::Release
+            | Phase::Cancel => self.other.observe(time),
         }
     }
 

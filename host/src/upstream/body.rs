@@ -1,4 +1,5 @@
-//! The body of a request on its way to a service: streamed, counted, bounded in size and in time.
+//! The body of a request on its way to a service: a client's, which is streamed, counted, and bounded in
+//! size and in time, or one that is known.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -49,7 +50,13 @@ impl BodyProgress {
 
 /// A request body. Boxed, since most requests have none.
 #[derive(Default)]
-pub(crate) struct RequestBody(Option<Box<Streaming>>);
+pub(crate) struct RequestBody(Option<Box<Source>>);
+
+enum Source {
+    Client(Streaming),
+    /// Not taken yet.
+    Fixed(Option<Bytes>),
+}
 
 struct Streaming {
     incoming: ClientBody,
@@ -73,12 +80,20 @@ impl RequestBody {
             return Self(None);
         }
         let progress = progress.clone();
-        Self(Some(Box::new(Streaming {
+        Self(Some(Box::new(Source::Client(Streaming {
             incoming,
             limit,
             patience: Patience::new(read_timeout),
             progress,
-        })))
+        }))))
+    }
+
+    /// A body that is known.
+    pub(crate) fn fixed(bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            return Self(None);
+        }
+        Self(Some(Box::new(Source::Fixed(Some(bytes)))))
     }
 
     /// Returns whether there is no body, so that the request can be sent again.
@@ -123,8 +138,12 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyProblem>>> {
-        let Some(streaming) = &mut self.0 else {
-            return Poll::Ready(None);
+        let streaming = match self.0.as_deref_mut() {
+            None => return Poll::Ready(None),
+            Some(Source::Fixed(bytes)) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Some(Source::Client(streaming)) => streaming,
         };
         let frame = ready!(streaming.poll_frame(cx));
         match &frame {
@@ -136,16 +155,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|streaming| streaming.incoming.is_end_stream())
+        match self.0.as_deref() {
+            None | Some(Source::Fixed(None)) => true,
+            Some(Source::Fixed(Some(_))) => false,
+            Some(Source::Client(streaming)) => streaming.incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(
-            || SizeHint::with_exact(0),
-            |streaming| streaming.incoming.size_hint(),
-        )
+        match self.0.as_deref() {
+            None | Some(Source::Fixed(None)) => SizeHint::with_exact(0),
+            Some(Source::Fixed(Some(bytes))) => SizeHint::with_exact(bytes.len() as u64),
+            Some(Source::Client(streaming)) => streaming.incoming.size_hint(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::variables::Stage;
 use crate::config::{
     Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Host, Http2, Limits,
     Liveness, MaxAge, Module, OnFailure, Oversize, Pattern, Ping, PluginLimits, RouteTimeouts,
-    Settings, SiteName, SwapPolicy, Target, UpstreamTls, Variable, WebSocket,
+    Settings, SiteName, SwapPolicy, Target, TicketLimits, UpstreamTls, Variable, WebSocket,
 };
 
 fn proxy(upstream: usize) -> Action {
@@ -95,6 +95,13 @@ fn what_a_file_leaves_out_has_its_default() {
         memory_bytes: 16 << 20,
         output_bytes: 4 << 20,
         output_messages: 64,
+        tickets: TicketLimits {
+            per_second: 1_000,
+            at_once: 256,
+            per_session: 8,
+            reply_bytes: 64 << 10,
+            wait_timeout: seconds(5),
+        },
     };
     assert_eq!(plugin.limits, limits);
 

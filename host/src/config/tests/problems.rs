@@ -498,6 +498,26 @@ fn plugins_and_chains_are_explained_where_they_stand() {
         ),
         (
             MODULE,
+            r#"+call = ["caht"]"#,
+            &[r#"7:9: plugins.redact.call[0]: unknown upstream "caht"; did you mean "chat"?"#],
+        ),
+        (
+            MODULE,
+            r#"+call = "chat""#,
+            &[
+                r#"7:1: plugins.redact.call: expected a list of upstreams such as ["auth"], found "chat""#,
+            ],
+        ),
+        (
+            MODULE,
+            r#"+limits = { max_calls = -1, wait_timeout = "0s" }"#,
+            &[
+                "7:12: plugins.redact.limits.max_calls: expected a whole number, found -1",
+                r#"7:28: plugins.redact.limits.wait_timeout: expected a duration of at least 1ms, found "0s""#,
+            ],
+        ),
+        (
+            MODULE,
             r#"+swap = "now""#,
             &[
                 r#"7:1: plugins.redact.swap: expected "next-message", "next-session" or a table such as { drain_by = "30s" }, found "now""#,

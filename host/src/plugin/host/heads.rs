@@ -377,7 +377,7 @@ pub(super) fn target(uri: &Uri) -> &str {
 
 /// Parses a target in origin form. As lenient as the parser of requests: what a client sent can be set
 /// again, though RFC 9112 §3.2.1 wants some of it encoded.
-fn origin_form(target: &str) -> Option<PathAndQuery> {
+pub(super) fn origin_form(target: &str) -> Option<PathAndQuery> {
     let sendable = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !target.starts_with('/') || !target.bytes().all(sendable) {
         return None;

@@ -7,6 +7,7 @@ mod heads;
 mod loan;
 mod logging;
 mod outgoing;
+mod tickets;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,16 @@ use wasmtime::{ResourceLimiter, Result, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{Cause, Handshake, Sent, SentRequest, wasi};
-use crate::config::PluginLimits;
+use crate::config::{self, PluginLimits};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::MessageKind;
 use crate::telemetry::Phase;
+use tickets::Tickets;
 
 pub(super) use loan::Loan;
 pub(super) use logging::LogGate;
+pub(crate) use tickets::{CallOut, CallResult, Caller};
+pub(super) use tickets::{Gate, Orders, Place, Started, Work};
 
 /// What one element of a table counts for in an instance's memory.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
@@ -43,6 +47,7 @@ pub(super) mod handles {
 pub(super) struct State {
     plugin: Arc<str>,
     log: Arc<LogGate>,
+    pub(super) tickets: Tickets,
     /// Bytes of memories and tables, and what they may grow to.
     memory: usize,
     max_memory: usize,
@@ -95,7 +100,13 @@ pub(super) enum Lent {
 }
 
 impl State {
-    pub(super) fn new(plugin: &Arc<str>, limits: &PluginLimits, log: &Arc<LogGate>) -> Self {
+    pub(super) fn new(
+        plugin: &Arc<str>,
+        declared: &config::Plugin,
+        log: &Arc<LogGate>,
+        gate: &Arc<Gate>,
+    ) -> Self {
+        let limits = &declared.limits;
         let nothing = Allowance {
             bytes: 0,
             messages: 0,
@@ -103,6 +114,7 @@ impl State {
         Self {
             plugin: Arc::clone(plugin),
             log: Arc::clone(log),
+            tickets: Tickets::new(declared, gate),
             memory: 0,
             max_memory: limits.memory_bytes,
             growing: 0,

@@ -1,6 +1,7 @@
 //! What becomes of the messages in a piece of input: read, inflated where somebody wants that, shown to
 //! the chain, and put together for the other side.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::compression::Legs;
@@ -43,6 +44,9 @@ impl Filter {
                 Err(failure) => break Err(failure),
             }
             messages += 1;
+            if self.chain.blocks(side) {
+                break Ok(());
+            }
             if messages == MESSAGES_AT_ONCE
                 || judged.inflated > INFLATED_AT_ONCE
                 || write.len() > HIGH_WATER_BYTES
@@ -56,6 +60,7 @@ impl Filter {
         if !write.is_empty() {
             judged.interrupt(input, write);
         }
+        judged.paused |= self.chain.blocks(side);
         (judged, result)
     }
 
@@ -145,22 +150,45 @@ impl Filter {
         }
         judged.interrupt(input, write);
         self.take_sent(Some((side, write)), deflater);
-        let to = side.other();
+        let message = Held {
+            kind,
+            // What goes on as it came is not needed in another form.
+            payload: payload.filter(|_| !can_pass).map(Cow::Borrowed),
+            wire: Cow::Borrowed(wire),
+        };
+        if verdict == MessageVerdict::Wait {
+            self.inlet(side).held = Some(Box::new(message.into_owned()));
+            return Ok(false);
+        }
+        self.put(side, &message, verdict, write, deflater)?;
+        Ok(true)
+    }
+
+    /// Appends what a verdict makes of a message.
+    pub(super) fn put(
+        &mut self,
+        from: Side,
+        message: &Held<'_>,
+        verdict: MessageVerdict,
+        write: &mut Vec<u8>,
+        deflater: &mut Deflater,
+    ) -> Result<(), SessionFailure> {
+        let to = from.other();
         let window = self.compression.window_towards(to);
-        match (verdict, payload) {
-            (MessageVerdict::Pass, Some(payload)) if !can_pass => {
-                frame(write, to, kind, payload, window, deflater);
+        match (verdict, &message.payload) {
+            (MessageVerdict::Pass, Some(payload)) => {
+                frame(write, to, message.kind, payload, window, deflater);
             }
-            (MessageVerdict::Pass, _) => write.extend_from_slice(wire),
+            (MessageVerdict::Pass, None) => write.extend_from_slice(&message.wire),
             (MessageVerdict::Replace(payload), _) => {
-                frame(write, to, kind, &payload, window, deflater);
+                frame(write, to, message.kind, &payload, window, deflater);
             }
-            (MessageVerdict::Drop, _) => {}
+            (MessageVerdict::Drop | MessageVerdict::Wait, _) => {}
             (MessageVerdict::Close { code, reason }, _) => {
                 return Err(SessionFailure::ClosedByPlugin { code, reason });
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Inflates a message that came whole, if a plugin may want it, or if it cannot go on as it came.
@@ -227,17 +255,12 @@ impl Filter {
                 .on_message(side, kind, payload, &mut self.sent)
                 .map_err(SessionFailure::Plugin)?;
             self.has_sent_back |= self.chain.has_later();
-            let fate = match &verdict {
-                MessageVerdict::Pass => Fate::Pass,
-                MessageVerdict::Replace(_) => Fate::Replace,
-                MessageVerdict::Drop => Fate::Drop,
-                MessageVerdict::Close { .. } => Fate::Close,
-            };
+            let fate = fate(&verdict);
             (verdict, fate)
         } else {
-            (MessageVerdict::Pass, Fate::Unseen)
+            (MessageVerdict::Pass, Some(Fate::Unseen))
         };
-        if is_data(kind) {
+        if let Some(fate) = fate.filter(|_| is_data(kind)) {
             self.count(side, fate);
         }
         Ok(verdict)
@@ -279,6 +302,14 @@ impl Filter {
     }
 }
 
+/// A message on which there is a verdict, or will be.
+pub(super) struct Held<'a> {
+    pub(super) kind: MessageKind,
+    /// If it cannot go on as it came.
+    payload: Option<Cow<'a, [u8]>>,
+    wire: Cow<'a, [u8]>,
+}
+
 /// What became of a piece of input: a run of it that goes on as it came, or, if anything had to be
 /// made anew, bytes that were put together.
 #[derive(Default)]
@@ -302,6 +333,27 @@ enum Inflated<'a> {
     Unseen(usize),
     /// It has to be inflated and is too long for that to be done at once, for all that was made of it.
     TooLong(usize),
+}
+
+impl Held<'_> {
+    fn into_owned(self) -> Held<'static> {
+        Held {
+            kind: self.kind,
+            payload: self.payload.map(|payload| Cow::Owned(payload.into_owned())),
+            wire: Cow::Owned(self.wire.into_owned()),
+        }
+    }
+}
+
+/// What becomes of a message by a verdict. None: that is not known yet.
+pub(super) fn fate(verdict: &MessageVerdict) -> Option<Fate> {
+    Some(match verdict {
+        MessageVerdict::Pass => Fate::Pass,
+        MessageVerdict::Replace(_) => Fate::Replace,
+        MessageVerdict::Drop => Fate::Drop,
+        MessageVerdict::Close { .. } => Fate::Close,
+        MessageVerdict::Wait => return None,
+    })
 }
 
 /// Says what is to become of messages of a kind that have not come whole.

@@ -6,6 +6,7 @@
 //! messages are inflated only for somebody who wants them so. What becomes of a message is in
 //! `judge.rs`; parsing is `protocol/message/`'s business, the verdict the chain's.
 
+mod held;
 mod judge;
 mod parts;
 
@@ -32,6 +33,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageReader, Side};
 use crate::stream::Stream;
 use crate::telemetry::{ClosedBy, Direction};
+use judge::Held;
 use parts::Passing;
 
 /// While more than this waits for a side, no more messages are judged that may add to it: what
@@ -74,9 +76,11 @@ struct Inlet {
     compresses: bool,
     /// The message that goes on in parts, if one does.
     passing: Option<Box<Passing>>,
+    /// A message that a plugin waits before it judges.
+    held: Option<Box<Held<'static>>>,
     /// Bytes of a frame that is not whole, or of messages whose turn has not come.
     partial: Vec<u8>,
-    /// There are messages in `partial` that could be judged.
+    /// There are messages in `partial` that could be judged, or could but for one that waits.
     paused: bool,
     /// Nothing more comes: the peer ended its side, or its connection broke.
     ended: bool,
@@ -167,6 +171,7 @@ pub(crate) fn go_on(crossing: Crossing) -> impl Future<Output = ()> {
     let inlet = |side, unread: Vec<u8>, bytes| Inlet {
         reader: MessageReader::new(side, compression.is_compressed(side)),
         passing: None,
+        held: None,
         compresses: compression.compresses(side),
         bytes,
         paused: !unread.is_empty(),
@@ -294,7 +299,9 @@ impl Filter {
         self.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
         match handover.map_err(SessionFailure::Plugin)? {
             Handover::Continue => {
-                self.is_unwatched = !self.chain.is_watching() && self.compression.is_transparent();
+                self.is_unwatched = !self.chain.is_watching()
+                    && !self.chain.is_parked()
+                    && self.compression.is_transparent();
                 Ok(())
             }
             Handover::Overdue => Err(SessionFailure::Overdue),
@@ -307,7 +314,7 @@ impl Filter {
     /// Moves what there is to move, and notes that it moved.
     fn relay(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Result<(), SessionFailure> {
         let (before, answered) = (self.moved(), self.answered());
-        let result = self.pump(cx);
+        let result = self.pump(cx, watch);
         let after = self.moved();
         if before != after {
             let bytes = &self.ends.worker.metrics.bytes;
@@ -377,11 +384,18 @@ impl Filter {
     }
 
     /// Moves what there is to move in both directions.
-    fn pump(&mut self, cx: &mut Context<'_>) -> Result<(), SessionFailure> {
+    fn pump(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Result<(), SessionFailure> {
+        if self.chain.is_parked() && self.resume(cx)? {
+            self.catch_up(watch)?;
+        }
         for side in [Side::Client, Side::Service] {
             if let Poll::Ready(Err(failure)) = self.pump_from(cx, side) {
                 return Err(failure);
             }
+        }
+        // What has begun to wait just now has to be looked at to begin at all.
+        if self.chain.is_parked() && self.resume(cx)? {
+            cx.waker().wake_by_ref();
         }
         // Judging the second side may have left something for it to be sent. On this runtime nothing
         // becomes writable between the two polls, so whoever waits for an outlet will be woken.
@@ -415,6 +429,9 @@ impl Filter {
                 }
             }
             let buffers = &mut *worker.buffers.borrow_mut();
+            if self.chain.blocks(side) {
+                return self.hold_back(cx, side, &mut buffers.read).map(Ok);
+            }
             let (inlet, stream) = self.inlet_and_stream(side);
             let mut length = 0;
             if !inlet.paused {
@@ -432,7 +449,7 @@ impl Filter {
                 }
             }
             self.take_in(cx, side, buffers, length)?;
-            if self.inlet(side).paused {
+            if self.inlet(side).paused && !self.chain.blocks(side) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -516,14 +533,20 @@ impl Filter {
 
     /// Returns how the session ended, if nothing more can come or go.
     fn settled(&self) -> Option<Outcome> {
-        if !self.has_delivered() || self.from_client.paused || self.from_service.paused {
+        let has_more = |side| self.inlet_of(side).paused && !self.chain.blocks(side);
+        if !self.has_delivered() || has_more(Side::Client) || has_more(Side::Service) {
             return None;
         }
         let (client, service) = (&self.from_client, &self.from_service);
         if client.closed && service.closed {
             return Some(Outcome::Finished);
         }
-        match (self.close, client.ended, service.ended) {
+        let has_ended = |side| self.inlet_of(side).ended && !self.has_last_words(side);
+        match (
+            self.close,
+            has_ended(Side::Client),
+            has_ended(Side::Service),
+        ) {
             // Who has sent a Close frame may end its side with it, as browsers do over HTTP/2, and waits
             // for the answer. The other may go without one (RFC 6455 §7.1.4).
             (Some((_, Side::Client)), _, ended) | (Some((_, Side::Service)), ended, _) => {
@@ -588,6 +611,13 @@ impl Filter {
         match side {
             Side::Client => &mut self.from_client,
             Side::Service => &mut self.from_service,
+        }
+    }
+
+    fn inlet_of(&self, side: Side) -> &Inlet {
+        match side {
+            Side::Client => &self.from_client,
+            Side::Service => &self.from_service,
         }
     }
 

@@ -251,7 +251,9 @@ impl Passing {
         match verdict {
             // The end of a message of which all was dropped.
             MessageVerdict::Pass if payload.is_empty() && self.is_changed && !self.begun => {}
-            MessageVerdict::Pass => self.put_fragment(write, from, payload, is_last, false),
+            MessageVerdict::Pass | MessageVerdict::Wait => {
+                self.put_fragment(write, from, payload, is_last, false);
+            }
             MessageVerdict::Replace(payload) => {
                 self.is_changed = true;
                 self.put_fragment(write, from, &payload, is_last, false);
