@@ -100,6 +100,9 @@ impl<'a> Translator<'a> {
             return types;
         };
         self.keep(block, "files.types");
+        let text =
+            "files whose kind it does not name have their usual media type, and not the default";
+        self.report.relies(&block.place, "types", text);
         for entry in block.children() {
             for extension in &entry.arguments {
                 let known = mime_guess::from_ext(extension).first_raw();

@@ -351,3 +351,53 @@ fn relative_roots_need_to_be_told_where_they_begin() {
         "{written}"
     );
 }
+
+#[test]
+fn defaults_of_nginx_that_are_none_here_are_told() {
+    for (text, expected) in [
+        (
+            "server { location / {\nroot /srv; default_type text/html; types { text/css css; } } }",
+            "nginx.conf:2: types: files whose kind it does not name have their usual media type, and not the default",
+        ),
+        (
+            "server { location / {\nroot /srv; } }",
+            "nginx.conf:2: root /srv: without `default_type` files of unknown kinds are text/plain",
+        ),
+        (
+            "server { location / {\nproxy_pass http://127.0.0.1:1; } }",
+            "nginx.conf:2: proxy_pass http://127.0.0.1:1: without `proxy_set_header Upgrade` no WebSocket passes",
+        ),
+        (
+            "server { location / { return 204; } }",
+            "nginx.conf:1: server: without `listen` it is *:80",
+        ),
+    ] {
+        let (written, report) = imported(text);
+        assert!(written.is_some(), "{report}");
+        assert!(
+            report.lines().any(|line| line.trim() == expected),
+            "no {expected:?} in\n{report}"
+        );
+    }
+}
+
+#[test]
+fn names_of_fields_that_pass_are_one_setting_for_all_servers() {
+    let server = "server { location / { return 204; } }";
+    for (text, expected) in [
+        (format!("underscores_in_headers off; {server}"), None),
+        (
+            format!("underscores_in_headers on; {server}"),
+            Some("field_names = \"underscores\""),
+        ),
+        (
+            format!("ignore_invalid_headers off; {server}"),
+            Some("field_names = \"any\""),
+        ),
+    ] {
+        let (written, report) = imported(&text);
+        let written = written.unwrap_or_else(|| panic!("{report}"));
+        let found = written.lines().find(|line| line.contains("field_names"));
+        assert_eq!(found, expected, "{text}");
+    }
+}
