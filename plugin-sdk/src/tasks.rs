@@ -79,13 +79,12 @@ fn begin(task: impl Future<Output = Outcome> + 'static) -> Poll<Outcome> {
 
 /// Polls the hook that waits for one of these. The host resumes no other.
 fn resume(replies: Vec<(u64, Reply)>) -> Poll<Outcome> {
-    let tasks = replies
-        .into_iter()
-        .filter_map(|(ticket, reply)| waiting::settle(ticket, reply));
+    let mut number = None;
     // All of them are of one hook.
-    let number = tasks
-        .last()
-        .expect("resumed with a reply that somebody waits for");
+    for (ticket, reply) in replies {
+        number = waiting::settle(ticket, reply).or(number);
+    }
+    let number = number.expect("resumed with a reply that somebody waits for");
     let task = TASKS.with_borrow_mut(|tasks| tasks.waiting.remove(&number));
     poll(number, task.expect("resumed while it waits"))
 }

@@ -2,10 +2,11 @@
 //! or its own direction of a session, and nobody else.
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::harness::{
-    Connection, Oracle, Refusing, Service, Tidegate, check, close, eventually, guest, handshake,
-    one_listener, route_to, text,
+    Connection, Oracle, Refusing, Service, Tidegate, check, close, command, eventually, guest,
+    handshake, one_listener, route_to, text,
 };
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n[timeouts]\ndrain_spread = \"0s\"\n";
@@ -641,6 +642,35 @@ async fn a_session_moves_to_the_next_version_when_what_it_waits_for_has_come() {
     question.answer("200 OK", "");
     assert_eq!(read_text(&mut client).await, "a: 200");
     assert_eq!(read_text(&mut client).await, "b: answered");
+}
+
+#[tokio::test]
+async fn a_candidate_that_looks_on_asks_nobody() {
+    let (service, mut oracle) = (Service::websocket_echo().await, Oracle::start().await);
+    let waits = guest("guest-wait");
+    let config = configuration(&service, &oracle, "").replace(
+        &format!("{waits:?}"),
+        &format!("{:?}", guest("guest-script")),
+    );
+    let tidegate = Tidegate::serving(&config).await;
+    let mut swap = command();
+    swap.args(["plugin", "swap", "waits"]).arg(waits);
+    swap.args(["--shadow", "--admin", &tidegate.admin_address().to_string()]);
+    let swapped = swap.output().unwrap();
+    assert!(swapped.status.success(), "{swapped:?}");
+    let mut client = tidegate.websocket("/").await;
+    // To the version in force this is no order, so it passes.
+    for _ in 0..5 {
+        client.expect_echo("ask:/never").await;
+    }
+    client.expect_echo("no order").await;
+    let answer = tidegate.admin("/v1/plugins").await;
+    let plugins: Value = serde_json::from_str(answer.text()).unwrap();
+    let trial = &plugins["plugins"][0]["trial"];
+    assert!(trial["skipped"].as_u64().unwrap() >= 5, "{trial}");
+    assert_eq!(trial["differences"]["failure"], 0, "{trial}");
+    assert!(oracle.was_asked().is_none());
+    assert_eq!(open_tickets(&tidegate).await, 0.0);
 }
 
 #[tokio::test]
