@@ -157,7 +157,9 @@ async fn sessions_are_closed_one_after_the_other() {
 #[tokio::test]
 async fn the_connections_of_clients_that_go_on_to_ask_end_with_a_whole_response() {
     let service = Service::http_echo().await;
-    let tidegate = Tidegate::serving(&route_to(&service)).await;
+    // Where clients may speak either protocol, they have to begin before anybody knows which.
+    let configuration = one_listener(&route_to(&service)).replace("bind =", "http2 = true\nbind =");
+    let tidegate = Tidegate::start(&configuration).await;
     let mut client = tidegate.connect().await;
     let get = "GET / HTTP/1.1\nHost: a";
     client.exchange(get).await;

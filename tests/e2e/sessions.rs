@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::http2::Http2;
 use crate::harness::{
     Connection, Folder, Service, Tidegate, close, eventually, guest, one_listener, route_to, text,
 };
@@ -384,4 +385,27 @@ async fn a_tunnel_of_another_protocol_is_cut() {
     assert_eq!(order(&tidegate, "/v1/sessions/0-1/close").await.0, 200);
     client.expect_end().await;
     service.finished().await;
+}
+
+#[tokio::test]
+async fn a_session_over_http2_is_closed_and_its_connection_is_not() {
+    let service = Service::websocket_echo().await;
+    let configuration = one_listener(&(route_to(&service) + ADMIN));
+    let configuration = configuration.replace(
+        "bind = \"127.0.0.1:0\"",
+        "http2 = true\nbind = \"127.0.0.1:0\"",
+    );
+    let tidegate = Tidegate::start(&configuration).await;
+    let mut client = Http2::open(tidegate.address(0)).await;
+    let mut one = client.websocket("/").await;
+    let mut other = client.websocket("/").await;
+    one.expect_echo("before").await;
+    let all = sessions(&tidegate, "").await;
+    assert_eq!(all[0]["client"], all[1]["client"]);
+    assert_eq!(
+        order(&tidegate, "/v1/sessions/0-1/close?code=4002").await.0,
+        200
+    );
+    assert_eq!(one.read_frame().await, close(4002, ""));
+    other.expect_echo("here").await;
 }

@@ -24,7 +24,7 @@ use crate::stream::{ClientBody, Guarded, Stream};
 
 /// How long clients may go on to ask when the worker drains: a request may be on its way, or here and not
 /// read yet. What is answered meanwhile says that the connection ends.
-const LAST_REQUESTS: Duration = Duration::from_millis(250);
+pub(super) const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// Why a connection was ended from here.
 enum Stop {

@@ -7,6 +7,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
@@ -14,9 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use super::http1::LAST_REQUESTS;
 use super::tls::Accepted;
 use super::{http1, http2, tls};
-use crate::generation::ListenerId;
+use crate::generation::{Generation, ListenerId};
 use crate::proxy::{Client, ConnectionPermit, Home, Http, Signal, Worker};
 use crate::stream::Stream;
 
@@ -68,8 +71,14 @@ impl Listener {
     /// Accepts connections until the worker drains or `closed` comes, and then those that the kernel has
     /// accepted already. TLS handshakes and requests happen in tasks of their own, so that a slow client
     /// stops nobody.
-    pub(crate) async fn accept_loop(self, worker: Rc<Worker>, mut closed: oneshot::Receiver<()>) {
-        let home = Home::new(self.id, &worker);
+    /// `generation`: the one that brought the listener, which a later one may have removed by now.
+    pub(crate) async fn accept_loop(
+        self,
+        worker: Rc<Worker>,
+        generation: Arc<Generation>,
+        mut closed: oneshot::Receiver<()>,
+    ) {
+        let home = Home::new(self.id, worker.hold(generation));
         let listener = match TcpListener::from_std(self.socket) {
             Ok(listener) => listener,
             Err(error) => {
@@ -80,8 +89,8 @@ impl Listener {
         let watch = worker.sweep.watch();
         loop {
             let drained = poll_fn(|cx| match watch.poll_signal(cx) {
-                std::task::Poll::Ready(Signal::Drain) => std::task::Poll::Ready(()),
-                _ => std::task::Poll::Pending,
+                Poll::Ready(Signal::Drain) => Poll::Ready(()),
+                _ => Poll::Pending,
             });
             let accepted = tokio::select! {
                 biased;
@@ -200,8 +209,7 @@ async fn serve(
 }
 
 /// Returns what a client speaks that was told nothing of HTTP/2 but may know of it beforehand
-/// (RFC 9113 §3.3), by its first bytes, which stay where they are. None: they took too long, or the
-/// worker drains.
+/// (RFC 9113 §3.3), by its first bytes, which stay where they are. None: they took too long.
 async fn begun(socket: &TcpStream, worker: &Worker) -> Option<Http> {
     let watch = worker.sweep.watch();
     watch.arm(worker.generation().timeouts.header_read);
@@ -218,7 +226,16 @@ async fn begun(socket: &TcpStream, worker: &Worker) -> Option<Http> {
             }
         }
     };
-    let interrupted = poll_fn(|cx| watch.poll_signal(cx));
+    let interrupted = poll_fn(|cx| {
+        // What it begins with may be on its way.
+        while let Poll::Ready(signal) = watch.poll_signal(cx) {
+            match signal {
+                Signal::Drain => watch.shorten(LAST_REQUESTS),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    });
     tokio::select! {
         biased;
         _ = interrupted => None,

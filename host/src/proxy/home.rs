@@ -15,10 +15,11 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    pub(crate) fn new(listener: ListenerId, worker: &Worker) -> Self {
+    /// `generation`: one that has the listener.
+    pub(crate) fn new(listener: ListenerId, generation: Rc<InForce>) -> Self {
         Self {
             listener,
-            last: RefCell::new(worker.generation()),
+            last: RefCell::new(generation),
         }
     }
 

@@ -80,7 +80,7 @@ impl Preview {
         let client = Rc::new(Client::new(
             remote,
             local,
-            Home::new(generation.listeners[listener].id, &worker),
+            Home::new(generation.listeners[listener].id, worker.generation()),
             tls,
             Http::One,
             &worker,

@@ -125,6 +125,15 @@ impl Worker {
         cached.clone()
     }
 
+    /// Returns a generation as this worker's sessions hold it.
+    pub(crate) fn hold(&self, generation: Arc<Generation>) -> Rc<InForce> {
+        let cached = self.generation();
+        match Arc::ptr_eq(&cached.0, &generation) {
+            true => cached,
+            false => Rc::new(InForce(generation)),
+        }
+    }
+
     /// Returns what this worker counts for an endpoint.
     pub(crate) fn endpoint_metrics(
         &self,

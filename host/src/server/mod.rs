@@ -130,7 +130,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         let mut addresses = Vec::new();
         for (address, sockets) in bound {
             addresses.push(address);
-            workers.lines().listen(sockets);
+            workers.lines().listen(sockets, &reloader.in_force().load());
         }
         let draining = Arc::new(AtomicBool::new(false));
         let (control, requests) = Control::new();

@@ -222,10 +222,10 @@ impl Reloader {
         let number = generation.number;
         self.config = next.config;
         self.put_in_force(generation);
-        next.sockets
-            .into_iter()
-            .for_each(|sockets| workers.listen(sockets));
-        let after = self.in_force.load();
+        let after = self.in_force.load_full();
+        for sockets in next.sockets {
+            workers.listen(sockets, &after);
+        }
         for gone in before
             .listeners
             .iter()

@@ -30,7 +30,8 @@ pub(super) struct Lines(Arc<[mpsc::UnboundedSender<Order>]>);
 
 /// What a worker is told to do.
 pub(super) enum Order {
-    Listen(Listener),
+    /// With the generation that brought it.
+    Listen(Listener, Arc<Generation>),
     /// Accepts what waits at it, and closes it.
     Close(ListenerId),
     Ask(Question),
@@ -40,10 +41,10 @@ pub(super) enum Order {
 type Question = Box<dyn FnOnce(Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 impl Lines {
-    /// Hands each worker its socket of a listener.
-    pub(super) fn listen(&self, sockets: Vec<Listener>) {
+    /// Hands each worker its socket of a listener that `generation` brings.
+    pub(super) fn listen(&self, sockets: Vec<Listener>, generation: &Arc<Generation>) {
         for (line, socket) in self.0.iter().zip(sockets) {
-            tell(line, Order::Listen(socket));
+            tell(line, Order::Listen(socket, generation.clone()));
         }
     }
 
@@ -192,10 +193,11 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut listening = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Listen(listener) => {
+            Order::Listen(listener, generation) => {
                 let (close, closed) = oneshot::channel::<()>();
                 listening.insert(listener.id, close);
-                tokio::task::spawn_local(listener.accept_loop(worker.clone(), closed));
+                let accepting = listener.accept_loop(worker.clone(), generation, closed);
+                tokio::task::spawn_local(accepting);
             }
             // Dropping the sender is the sign.
             Order::Close(listener) => drop(listening.remove(&listener)),

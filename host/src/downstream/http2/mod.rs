@@ -22,6 +22,7 @@ use tracing::debug;
 
 use self::lent::Lent;
 use super::close::{LINGER, close};
+use super::http1::LAST_REQUESTS;
 use crate::generation::Generation;
 use crate::proxy::{Client, ConnectionPermit, Signal, Worker};
 use crate::stream::{Guarded, Stream};
@@ -184,7 +185,12 @@ impl Serving {
         use std::ops::ControlFlow::{Break, Continue};
         let client = &self.shared.client;
         let State::Open(connection) = &mut self.state else {
-            return Break(());
+            if signal == Signal::Expired {
+                return Break(());
+            }
+            // Its first request may be on its way.
+            client.watch.shorten(LAST_REQUESTS);
+            return Continue(());
         };
         match (signal, &self.leaving) {
             (Signal::Expired, _) if !client.is_late() => {}
