@@ -463,15 +463,30 @@ async fn a_session_that_waits_delays_no_other_of_its_instance() {
 
 #[tokio::test]
 async fn both_directions_wait_each_for_itself() {
-    let (service, mut oracle) = (Service::websocket_echo().await, Oracle::start().await);
+    let mut oracle = Oracle::start().await;
+    // Answers the first message with an order of its own, and echoes the rest.
+    let service = Service::start(|mut connection: Connection| async move {
+        let head = connection.next_head().await.unwrap();
+        connection.accept_websocket(&head).await;
+        connection.read_frame().await;
+        connection.send_frame(text("ask:/back")).await;
+        while let Some(frame) = connection.next_frame().await {
+            connection.send_frame(frame).await;
+        }
+    })
+    .await;
     let plugin = "config = { name = \"a\", watch = \"both\" }";
     let tidegate = start(&service, &oracle, plugin).await;
     let mut client = tidegate.websocket("/").await;
-    // Passes towards the service, and waits on its way back: the order is for another until then.
-    client.send_frame(text("a/ask:/there")).await;
-    let there = oracle.asked("/there").await;
-    there.answer("200 OK", "x");
-    assert_eq!(read_text(&mut client).await, "a: 200 x");
+    client.send_frame(text("go")).await;
+    let back = oracle.asked("/back").await;
+    client.send_frame(text("ask:/there")).await;
+    oracle.asked("/there").await.answer("200 OK", "there");
+    // What has gone there comes back behind what still waits.
+    until_open(&tidegate, 1.0).await;
+    back.answer("200 OK", "back");
+    assert_eq!(read_text(&mut client).await, "a: 200 back");
+    assert_eq!(read_text(&mut client).await, "a: 200 there");
 }
 
 #[tokio::test]
