@@ -71,7 +71,9 @@ pub trait Handover: Messages<Session: Serialize + DeserializeOwned> {
     }
 
     /// Says what the plugin wants to see of a session that it has [adopted](Self::adopt), or nothing:
-    /// then it is not called for it again. Called in place of [`Messages::open`].
+    /// then it is not called for it again. Called in place of [`Messages::open`], also where an instance
+    /// has failed and the operator keeps snapshots: then the session is as it was at the last one, and
+    /// [`Handshake::reopening`] is [`Reopening::Failure`](crate::Reopening::Failure).
     fn resume(
         &mut self,
         session: &mut Self::Session,

@@ -146,7 +146,8 @@ pub use http::{
     check_field,
 };
 pub use messages::{
-    Ending, Handshake, Kind, Kinds, Message, MessageVerdict, Messages, Outgoing, Side, Subscription,
+    Ending, Handshake, Kind, Kinds, Message, MessageVerdict, Messages, Outgoing, Reopening, Side,
+    Subscription,
 };
 pub use plugin::{NoConfig, Plugin};
 pub use waiting::sleep;

@@ -186,7 +186,7 @@ pub(crate) struct Handshake {
     pub(crate) request: Request,
     pub(crate) response: Fields,
     pub(crate) endpoint: String,
-    pub(crate) reopened: bool,
+    pub(crate) reopening: Option<crate::Reopening>,
 }
 
 impl Handshake {
@@ -223,6 +223,10 @@ impl Handshake {
     }
 
     pub(crate) fn reopened(&self) -> bool {
-        self.reopened
+        self.reopening.is_some()
+    }
+
+    pub(crate) fn reopening(&self) -> Option<crate::Reopening> {
+        self.reopening
     }
 }

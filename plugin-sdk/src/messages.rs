@@ -7,6 +7,7 @@ use crate::bindings::imports::tidegate::plugin::outgoing;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::memory;
 
+pub use crate::bindings::imports::tidegate::plugin::http::Reopening;
 pub use crate::bindings::imports::tidegate::plugin::outgoing::{Kind, Side};
 pub use crate::bindings::messages::exports::tidegate::plugin::messages::{
     Ending, Kinds, Subscription,
@@ -216,6 +217,12 @@ impl<'a> Handshake<'a> {
     #[must_use]
     pub fn reopened(&self) -> bool {
         self.inner.reopened()
+    }
+
+    /// Returns why the session is opened again, or nothing if it begins.
+    #[must_use]
+    pub fn reopening(&self) -> Option<Reopening> {
+        self.inner.reopening()
     }
 }
 

@@ -18,8 +18,8 @@ use crate::call;
 use crate::waiting::host::HOST;
 use crate::waiting::{self, Order};
 use crate::{
-    Handover, Handshake, Kind, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side,
-    memory,
+    Handover, Handshake, Kind, Outgoing, Plugin, Reopening, RequestHead, ResponseHead, SentRequest,
+    Side, memory,
 };
 
 /// Makes a plugin as the host does: from its configuration as JSON, which is `{}` where the
@@ -145,11 +145,25 @@ impl Request<'_> {
     /// handshake that was answered with these fields.
     #[must_use]
     pub fn handshake(&self, response: &[(&str, &str)]) -> Handshake<'static> {
+        self.remembered(response, None)
+    }
+
+    /// The same for a session that was running before.
+    #[must_use]
+    pub fn reopened(&self, response: &[(&str, &str)], why: Reopening) -> Handshake<'static> {
+        self.remembered(response, Some(why))
+    }
+
+    fn remembered(
+        &self,
+        response: &[(&str, &str)],
+        reopening: Option<Reopening>,
+    ) -> Handshake<'static> {
         Handshake::new(memory::Handshake {
             request: self.in_memory(),
             response: memory::Fields::new(response, true),
             endpoint: self.endpoint.unwrap_or_default().to_owned(),
-            reopened: false,
+            reopening,
         })
     }
 

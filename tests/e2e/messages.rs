@@ -355,6 +355,7 @@ async fn a_plugin_knows_the_handshake() {
         &format!("endpoint={}", service.address),
         "subprotocol=chat",
         "reopened=false",
+        "reopening=no",
         "request-x-fact=of the client",
         "response-x-fact=of the service",
     ];

@@ -7,11 +7,12 @@ use crate::harness::{
 };
 
 /// What each phase can get wrong.
-const HOWS: [&str; 7] = [
+const HOWS: [&str; 8] = [
     "trap",
     "loop",
     "hog",
     "recurse",
+    "handles",
     "flood",
     "bad-verdict",
     "empty-verdict",
@@ -27,15 +28,49 @@ fn routes(service: &Service, phase: &str, hows: &[&str], on_failure: &str) -> St
         let route = route_to(service).replace("\"/\"", &format!("\"/{how}\""));
         routes += &format!("{route}plugins = [{{ name = \"bad\", config = {{ {config} }} }}]\n");
     }
+    let other = route_to(service).replace("\"/\"", "\"/bystander\"");
     format!(
         "{routes}
+        {other}
+        plugins = [\"bystander\"]
+        [plugins.bystander]
+        module = {:?}
+        config = {{ name = \"bystander\" }}
         [plugins.bad]
         module = {:?}
         on_failure = \"{on_failure}\"
+        [plugins.bad.limits]
+        handles = 100
         [admin]
         listen = \"127.0.0.1:0\"",
+        guest("guest-script"),
         guest("guest-misbehave")
     )
+}
+
+/// A session of another plugin, on the same worker.
+struct Bystander {
+    client: Connection,
+    messages: usize,
+}
+
+impl Bystander {
+    async fn open(tidegate: &Tidegate) -> Self {
+        Self {
+            client: tidegate.websocket("/bystander").await,
+            messages: 0,
+        }
+    }
+
+    /// Its plugin counts its messages, and would begin anew in another instance.
+    async fn is_untouched(&mut self) {
+        self.messages += 1;
+        self.client.send_frame(text("count")).await;
+        assert_eq!(
+            self.client.read_frame().await,
+            text(self.messages.to_string())
+        );
+    }
 }
 
 /// How many calls of a phase failed.
@@ -72,6 +107,7 @@ async fn both() -> Service {
 async fn failing_heads(phase: &str, hows: &[&str], on_failure: &str) {
     let service = both().await;
     let tidegate = Tidegate::serving(&routes(&service, phase, hows, on_failure)).await;
+    let mut bystander = Bystander::open(&tidegate).await;
     let memory = tidegate.memory();
     for (number, how) in hows.iter().enumerate() {
         let target = |suffix: &str| format!("GET /{how}{suffix} HTTP/1.1\nHost: a");
@@ -102,6 +138,7 @@ async fn failing_heads(phase: &str, hows: &[&str], on_failure: &str) {
         );
         open.expect_echo("a session of the instance that failed")
             .await;
+        bystander.is_untouched().await;
     }
     let grown = tidegate.memory().saturating_sub(memory) >> 20;
     assert!(grown < 200, "memory has grown by {grown} MiB");
@@ -133,7 +170,15 @@ async fn a_response_goes_on_without_the_plugin_where_a_failure_opens() {
 }
 
 /// Not choosing is an answer, so there is no empty one.
-const CHOICES: [&str; 5] = ["trap", "loop", "hog", "flood", "bad-verdict"];
+const CHOICES: [&str; 7] = [
+    "trap",
+    "loop",
+    "hog",
+    "recurse",
+    "handles",
+    "flood",
+    "bad-verdict",
+];
 
 #[tokio::test]
 async fn a_failed_choice_is_a_500_where_a_failure_closes() {
@@ -147,10 +192,11 @@ async fn a_failed_choice_is_left_to_the_upstream_where_a_failure_opens() {
 
 #[tokio::test]
 async fn a_session_that_cannot_be_opened_closes_with_1011_or_goes_on_without_the_plugin() {
-    let hows = ["trap", "loop", "hog", "recurse", "flood", "bad-verdict"];
+    let hows = &HOWS[..7];
     for on_failure in ["closed", "open"] {
         let service = Service::start(websocket_echo).await;
-        let tidegate = Tidegate::serving(&routes(&service, "open", &hows, on_failure)).await;
+        let tidegate = Tidegate::serving(&routes(&service, "open", hows, on_failure)).await;
+        let mut bystander = Bystander::open(&tidegate).await;
         for how in hows {
             let mut other = tidegate.websocket(&format!("/{how}")).await;
             let mut client = tidegate.websocket(&format!("/{how}?boom")).await;
@@ -161,6 +207,7 @@ async fn a_session_that_cannot_be_opened_closes_with_1011_or_goes_on_without_the
                 client.expect_echo("without the plugin").await;
             }
             other.expect_echo("another session").await;
+            bystander.is_untouched().await;
         }
     }
 }
@@ -169,6 +216,7 @@ async fn a_session_that_cannot_be_opened_closes_with_1011_or_goes_on_without_the
 async fn a_message_that_fails_closes_its_session_with_1011_and_no_other() {
     let service = Service::websocket_echo().await;
     let tidegate = Tidegate::serving(&routes(&service, "message", &HOWS, "closed")).await;
+    let mut bystander = Bystander::open(&tidegate).await;
     for (number, how) in HOWS.iter().enumerate() {
         let mut others = Vec::new();
         for _ in 0..5 {
@@ -182,6 +230,7 @@ async fn a_message_that_fails_closes_its_session_with_1011_and_no_other() {
         for other in &mut others {
             other.expect_echo("another session").await;
         }
+        bystander.is_untouched().await;
         tidegate
             .websocket(&format!("/{how}"))
             .await
@@ -199,6 +248,7 @@ async fn a_message_that_fails_closes_its_session_with_1011_and_no_other() {
 async fn a_message_that_fails_passes_where_a_failure_opens() {
     let service = Service::websocket_echo().await;
     let tidegate = Tidegate::serving(&routes(&service, "message", &HOWS, "open")).await;
+    let mut bystander = Bystander::open(&tidegate).await;
     for (number, how) in HOWS.iter().enumerate() {
         let mut other = tidegate.websocket(&format!("/{how}")).await;
         let mut client = tidegate.websocket(&format!("/{how}")).await;
@@ -207,6 +257,7 @@ async fn a_message_that_fails_passes_where_a_failure_opens() {
         client.expect_echo("boom").await;
         // The plugin is skipped for this session from now on.
         client.expect_echo("boom again").await;
+        bystander.is_untouched().await;
         other.expect_echo("another session").await;
         assert_eq!(
             failures(&tidegate, "message").await,
@@ -217,10 +268,17 @@ async fn a_message_that_fails_passes_where_a_failure_opens() {
 }
 
 #[tokio::test]
-async fn a_failure_at_the_end_of_a_session_is_nobody_elses() {
-    let hows = ["trap", "loop", "hog", "flood"];
+async fn a_failure_at_the_end_of_a_session_is_nobody_elses_whatever_the_policy() {
+    for on_failure in ["closed", "open"] {
+        failing_ends(on_failure).await;
+    }
+}
+
+async fn failing_ends(on_failure: &str) {
+    let hows = &HOWS[..6];
     let service = Service::websocket_echo().await;
-    let tidegate = Tidegate::serving(&routes(&service, "close", &hows, "closed")).await;
+    let tidegate = Tidegate::serving(&routes(&service, "close", hows, on_failure)).await;
+    let mut bystander = Bystander::open(&tidegate).await;
     for (number, how) in hows.iter().enumerate() {
         let mut other = tidegate.websocket(&format!("/{how}")).await;
         drop(tidegate.websocket(&format!("/{how}?boom")).await);
@@ -229,17 +287,57 @@ async fn a_failure_at_the_end_of_a_session_is_nobody_elses() {
         })
         .await;
         other.expect_echo("another session").await;
+        bystander.is_untouched().await;
+    }
+}
+
+/// Swaps all variants of the plugin for the same code, while each has a session that makes the `phase` of
+/// the hand-over fail.
+async fn failing_hand_over(phase: &str, hows: &[&str], on_failure: &str) {
+    let service = Service::websocket_echo().await;
+    let tidegate = Tidegate::serving(&routes(&service, phase, hows, on_failure)).await;
+    let mut bystander = Bystander::open(&tidegate).await;
+    let mut sessions = Vec::new();
+    for how in hows {
+        let target = format!("/{how}");
+        let failing = tidegate.websocket(&format!("{target}?boom")).await;
+        sessions.push((how, failing, tidegate.websocket(&target).await));
+    }
+    let admin = tidegate.admin_address().to_string();
+    let swapped = command()
+        .args(["plugin", "swap", "bad"])
+        .arg(guest("guest-misbehave"))
+        .args(["--admin", &admin])
+        .output()
+        .unwrap();
+    assert!(swapped.status.success(), "{phase}: {swapped:?}");
+    for (how, failing, other) in &mut sessions {
+        for client in [failing, other] {
+            client.expect_echo(&format!("after {phase} {how}")).await;
+        }
+    }
+    bystander.is_untouched().await;
+    assert_eq!(
+        failures(&tidegate, phase).await,
+        hows.len() as f64,
+        "{phase}"
+    );
+}
+
+#[tokio::test]
+async fn a_hand_over_that_fails_costs_no_session_whatever_the_policy() {
+    for on_failure in ["closed", "open"] {
+        for phase in ["snapshot", "restore", "release"] {
+            failing_hand_over(phase, &HOWS[..6], on_failure).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_flood_of_log_lines_is_cut() {
     let service = both().await;
-    let limits = "[plugins.bad.limits]\ncall_timeout = \"200ms\"";
-    let routes = format!(
-        "{}\n{limits}",
-        routes(&service, "choose", &["flood"], "closed")
-    );
+    let routes = routes(&service, "choose", &["flood"], "closed");
+    let routes = routes.replace("handles = 100", "call_timeout = \"200ms\"");
     let tidegate = Tidegate::serving(&routes).await;
     assert_eq!(tidegate.get("/flood?boom").await.status(), 500);
     let lines = tidegate
@@ -269,7 +367,15 @@ async fn other_routes_of_the_worker_go_on_while_a_plugin_loops() {
 
 #[test]
 fn a_plugin_that_fails_its_configuration_stops_the_start_with_the_reason() {
-    for how in ["trap", "loop", "hog", "recurse", "bad-verdict"] {
+    for how in [
+        "trap",
+        "loop",
+        "hog",
+        "recurse",
+        "handles",
+        "flood",
+        "bad-verdict",
+    ] {
         let folder = Folder::new();
         let route =
             "[[sites.routes]]\nmatch = \"/\"\nurl = \"http://127.0.0.1:9\"\nplugins = [\"bad\"]\n";

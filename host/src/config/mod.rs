@@ -4,6 +4,7 @@
 //! listener) are indices here, so that nothing after this module can refer to what is not there.
 
 mod balance;
+mod containment;
 mod endpoints;
 mod error;
 mod file;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+pub(crate) use containment::{Ejection, FailurePolicy, Isolation, OnFailure, SnapshotEvery};
 pub(crate) use error::{Error, Problem};
 pub(crate) use files::{Base, Coding, Expires, Files, IfModifiedSince, Otherwise, Symlinks};
 pub(crate) use keep::Keep;
@@ -344,7 +346,12 @@ pub(crate) struct Plugin {
     /// Names of upstreams that it may call.
     pub(crate) call: Vec<String>,
     pub(crate) limits: PluginLimits,
-    pub(crate) on_failure: OnFailure,
+    pub(crate) on_failure: FailurePolicy,
+    /// None: never.
+    pub(crate) eject: Option<Ejection>,
+    pub(crate) isolation: Isolation,
+    /// None: none are kept.
+    pub(crate) snapshot_every: Option<SnapshotEvery>,
     pub(crate) swap: SwapPolicy,
     pub(crate) canary: Canary,
     pub(crate) shadow: Shadow,
@@ -374,10 +381,18 @@ pub(crate) enum Module {
 pub(crate) struct PluginLimits {
     /// CPU time of one call. Default 5 ms; kept to about 2 ms.
     pub(crate) call_timeout: Duration,
-    /// Linear memory of one instance. Default 16 MiB.
+    /// Linear memory and tables of one instance. Default 16 MiB.
     pub(crate) memory_bytes: usize,
+    /// Elements of all tables of one instance. Default 65,536.
+    pub(crate) table_elements: usize,
+    /// Stack of one call. Default 512 KiB.
+    pub(crate) stack_bytes: usize,
+    /// Handles to what the host holds for one instance. Default 1,000.
+    pub(crate) handles: usize,
     /// Bytes one call may produce: answers, replacements, sent messages. Default 4 MiB.
     pub(crate) output_bytes: usize,
+    /// Snapshots of sessions that are kept on one worker. Default 16 MiB.
+    pub(crate) snapshots_bytes: usize,
     /// Messages one call may send. Default 64.
     pub(crate) output_messages: usize,
     pub(crate) tickets: TicketLimits,
@@ -396,15 +411,6 @@ pub(crate) struct TicketLimits {
     pub(crate) reply_bytes: usize,
     /// How long one hook may wait, all in all. Default 5 s; then it has failed.
     pub(crate) wait_timeout: Duration,
-}
-
-/// What a plugin's failure means for the exchange or session at hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnFailure {
-    /// 500, or close with 1011.
-    Closed,
-    /// Go on without the plugin.
-    Open,
 }
 
 /// Names served alike.

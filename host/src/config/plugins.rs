@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use super::containment;
 use super::reader::{Table, Value};
 use super::upstreams::{Upstreams, check_name, unknown};
-use super::{Module, OnFailure, Plugin, PluginLimits, SwapPolicy, TicketLimits, trials};
+use super::{
+    Ejection, FailurePolicy, Module, OnFailure, Plugin, PluginLimits, SwapPolicy, TicketLimits,
+    trials,
+};
 
 const MODULE: &str = "a path of a .wasm file or \"builtin:NAME\"";
 const REFERENCE: &str =
@@ -105,13 +109,17 @@ impl<'r> Plugins<'r> {
 fn plugin(value: &Value<'_>, upstreams: &mut Upstreams<'_>) -> Option<Plugin> {
     check_name(value);
     let read = |t: &Table<'_>| {
-        t.refuse("isolation", "; a plugin has one instance per worker");
         let module = t.require("module", MODULE).and_then(|value| module(&value));
         let config = t.get("config").map(|value| configuration(&value));
         let call = t.get("call").map(|value| grants(&value, upstreams));
         let limits = t.section("limits", limits);
-        let words = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
-        let on_failure = t.choice("on_failure", words, OnFailure::Closed);
+        let on_failure = t.get("on_failure");
+        let on_failure = on_failure.and_then(|value| containment::on_failure(&value));
+        let snapshot_every = t.get("snapshot_every");
+        let eject = t.get("eject");
+        let eject = eject.map_or(Some(Ejection::default()), |value| {
+            containment::eject(&value)
+        });
         let swap = t.get("swap").and_then(|value| swap(&value));
         let canary = t.section("canary", trials::canary);
         let shadow = t.section("shadow", trials::shadow);
@@ -121,7 +129,10 @@ fn plugin(value: &Value<'_>, upstreams: &mut Upstreams<'_>) -> Option<Plugin> {
             config: config.unwrap_or_else(|| "{}".to_owned()),
             call: call.unwrap_or_default(),
             limits,
-            on_failure,
+            on_failure: on_failure.unwrap_or(FailurePolicy::all(OnFailure::Closed)),
+            eject,
+            isolation: containment::isolation(t),
+            snapshot_every: snapshot_every.and_then(|value| containment::snapshot_every(&value)),
             swap: swap.unwrap_or(SwapPolicy::NextMessage),
             canary,
             shadow,
@@ -191,6 +202,10 @@ fn limits(t: &Table<'_>) -> PluginLimits {
     PluginLimits {
         call_timeout: t.duration("call_timeout", Duration::from_millis(5)),
         memory_bytes: t.size("memory", 64 << 10..=4 << 30, 16 << 20),
+        table_elements: t.whole("table_elements", 0..=1 << 20, 64 << 10),
+        stack_bytes: t.size("stack", 64 << 10..=1 << 20, 512 << 10),
+        handles: t.whole("handles", 1..=1 << 20, 1_000),
+        snapshots_bytes: t.size("snapshots", 0.., 16 << 20),
         output_bytes: t.size("output_bytes", 0.., 4 << 20),
         output_messages: t.whole("output_messages", 0.., 64),
         tickets: TicketLimits {

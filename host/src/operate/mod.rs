@@ -352,6 +352,7 @@ fn status(answer: &Value) -> String {
         notes.extend(last_trial(name, &plugin["last_trial"]));
     }
     let mut text = table(&rows);
+    notes.extend(ejected(answer));
     for note in notes {
         text.push('\n');
         text.push_str(&note);
@@ -410,6 +411,23 @@ fn last_trial(plugin: &str, ended: &Value) -> Option<String> {
         ended["version"],
         outcome.replace('-', " "),
     ))
+}
+
+/// One line for each version that is left out because it kept failing.
+fn ejected(answer: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for plugin in answer["plugins"].as_array().into_iter().flatten() {
+        for version in plugin["versions"].as_array().into_iter().flatten() {
+            if let Some(retry_in) = version["retry_in_ms"].as_u64() {
+                let name = plugin["name"].as_str().unwrap_or_default();
+                let number = &version["version"];
+                lines.push(format!(
+                    "{name}: version {number} is ejected, since it kept failing; tried again in {retry_in} ms"
+                ));
+            }
+        }
+    }
+    lines
 }
 
 /// Returns what is given as a query: nothing, or `?` and more.

@@ -2,7 +2,7 @@
 //!
 //! For the control thread. Running them is `instance.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,18 +16,20 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use super::bindings::exports::tidegate::plugin::{
     balancer, fragments, handover, lifecycle, messages, request, response, resumption,
 };
+use super::breaker::Breaker;
 use super::host::{Gate, LogGate, State};
 use super::instance::{Instance, StartError};
+use super::isolation::too_many_for_kernel;
 use super::{Error, Source, bindings, wasi};
 use crate::config;
-use crate::telemetry::{VersionFigures, VersionMetrics};
+use crate::telemetry::{Phase, VersionFigures, VersionMetrics};
 
 /// How often running calls are asked for their CPU time.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Live instances there is room for: workers x plugins x versions. A reservation of addresses, not of
+/// Live instances there is room for: workers x plugins x versions, and those of single sessions. A reservation of addresses, not of
 /// memory.
-const MAX_INSTANCES: u32 = 4096;
+const MAX_INSTANCES: u32 = 8192;
 
 /// Core instances and tables of one component: a module componentised here needs three, what comes
 /// from the toolchains of other languages up to a dozen.
@@ -36,8 +38,8 @@ const PARTS_OF_INSTANCE: u32 = 6;
 /// Function table of one module; those of whole language runtimes have some 20,000 elements.
 const MAX_TABLE_ELEMENTS: usize = 64 * 1024;
 
-/// Stack of one call. Workers have 2 MiB.
-const MAX_STACK: usize = 512 * 1024;
+/// Stack of one call, unless a plugin's `limits.stack` says otherwise. Workers have 2 MiB.
+const USUAL_STACK: usize = 512 * 1024;
 
 /// The package of the contract, as names begin with it.
 const PACKAGE: &str = "tidegate:plugin/";
@@ -73,6 +75,9 @@ pub(crate) struct Engine(Arc<Inner>);
 
 struct Inner {
     wasm: wasmtime::Engine,
+    stack: usize,
+    /// Those with other stacks: the engine underneath has one size for all that it runs.
+    others: Mutex<BTreeMap<usize, Engine>>,
     linker: Linker<State>,
     has_ticker: Mutex<bool>,
     /// Variants of one plugin that differ in their configuration share what was compiled.
@@ -89,6 +94,7 @@ pub(crate) struct Version {
     /// A candidate that was turned down: nobody may stay on it.
     revoked: AtomicBool,
     slow_after: OnceLock<Duration>,
+    breaker: Breaker,
     metrics: Mutex<Vec<Weak<VersionMetrics>>>,
 }
 
@@ -119,28 +125,55 @@ struct Digest([u64; 2]);
 impl Engine {
     /// Makes the engine. Without the address space for a pool, instances are allocated one by one.
     pub(crate) fn new() -> Result<Self, Error> {
-        let wasm = match wasmtime::Engine::new(configuration().allocation_strategy(pool())) {
-            Ok(wasm) => wasm,
+        let mut configuration = configuration(USUAL_STACK);
+        match wasmtime::Engine::new(configuration.allocation_strategy(pool())) {
+            Ok(wasm) => Self::over(wasm, USUAL_STACK),
             Err(error) => {
                 warn!(
                     error = %format_args!("{error:#}"),
                     "no address space for a pool of plugin instances; making them one by one"
                 );
-                let strategy = InstanceAllocationStrategy::OnDemand;
-                wasmtime::Engine::new(configuration().allocation_strategy(strategy))
-                    .map_err(|error| Error::Engine(source(error)))?
+                Self::without_pool(USUAL_STACK)
             }
-        };
+        }
+    }
+
+    fn without_pool(stack: usize) -> Result<Self, Error> {
+        let mut configuration = configuration(stack);
+        let strategy = InstanceAllocationStrategy::OnDemand;
+        let wasm = wasmtime::Engine::new(configuration.allocation_strategy(strategy))
+            .map_err(|error| Error::Engine(source(error)))?;
+        Self::over(wasm, stack)
+    }
+
+    fn over(wasm: wasmtime::Engine, stack: usize) -> Result<Self, Error> {
         let mut linker = Linker::new(&wasm);
         bindings::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
             .and_then(|()| wasi::add_to_linker(&mut linker))
             .map_err(|error| Error::Engine(source(error)))?;
         Ok(Self(Arc::new(Inner {
             wasm,
+            stack,
+            others: Mutex::default(),
             linker,
             has_ticker: Mutex::new(false),
             compiled: Mutex::default(),
         })))
+    }
+
+    /// Returns the engine whose calls have that stack.
+    fn with_stack(&self, stack: usize) -> Result<Self, Error> {
+        if stack == self.0.stack {
+            return Ok(self.clone());
+        }
+        let mut others = self.0.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = others.get(&stack) {
+            return Ok(other.clone());
+        }
+        // Not worth another reservation of addresses.
+        let other = Self::without_pool(stack)?;
+        others.insert(stack, other.clone());
+        Ok(other)
     }
 
     /// Compiles a plugin, checks it against the contract, makes a first instance and configures it.
@@ -154,12 +187,14 @@ impl Engine {
     ) -> Result<Arc<Version>, Error> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-        self.start_ticker()?;
+        let engine = self.with_stack(plugin.limits.stack_bytes)?;
+        engine.start_ticker()?;
         let digest = Digest::of(bytes);
-        let compiled = self.compile(digest, bytes)?;
+        let compiled = engine.compile(digest, bytes)?;
         if compiled.lifecycle.is_none() && plugin.config != "{}" {
             return Err(Error::TakesNoConfig);
         }
+        warn_of_settings(plugin, &compiled);
         let version = Arc::new(Version {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: plugin.name.as_str().into(),
@@ -171,6 +206,7 @@ impl Engine {
             loaded_at: SystemTime::now(),
             revoked: AtomicBool::new(false),
             slow_after: OnceLock::new(),
+            breaker: Breaker::new(plugin.eject),
             metrics: Mutex::default(),
         });
         // Workers make their own. This one shows that they can, and what the first call would
@@ -341,6 +377,7 @@ impl Version {
             loaded_at: self.loaded_at,
             revoked: AtomicBool::new(false),
             slow_after: OnceLock::new(),
+            breaker: Breaker::new(self.origin.declared.eject),
             metrics: Mutex::default(),
         })
     }
@@ -352,6 +389,13 @@ impl Version {
         metrics.retain(|cells| cells.strong_count() > 0);
         metrics.push(Arc::downgrade(&cells));
         cells
+    }
+
+    /// Returns how many calls of a phase have been counted by [`Self::count`].
+    pub(super) fn calls(&self, phase: Phase) -> u64 {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells = metrics.iter().filter_map(Weak::upgrade);
+        cells.map(|cells| cells.calls[phase].value()).sum()
     }
 
     /// Returns what has been counted by [`Self::count`].
@@ -378,6 +422,20 @@ impl Version {
     /// Returns what [`Self::count_slower_than`] was told.
     pub(super) fn slow_after(&self) -> Duration {
         self.slow_after.get().copied().unwrap_or(Duration::MAX)
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Returns how long it is until it is tried again, if it is ejected: not called, since it kept failing.
+    pub(crate) fn retry_in(&self) -> Option<Duration> {
+        self.breaker.retry_in()
+    }
+
+    /// Returns how often it was ejected.
+    pub(crate) fn ejections(&self) -> u64 {
+        self.breaker.ejections()
     }
 
     pub(crate) fn loaded_at(&self) -> SystemTime {
@@ -419,14 +477,33 @@ impl Digest {
     }
 }
 
-fn configuration() -> Config {
+/// Says what is allowed and will not do what it looks like.
+fn warn_of_settings(plugin: &config::Plugin, compiled: &Compiled) {
+    let name = plugin.name.as_str();
+    if plugin.snapshot_every.is_some() && compiled.handover.is_none() {
+        warn!(
+            plugin = name,
+            "`snapshot_every` has no effect: the plugin cannot hand over"
+        );
+    }
+    if let config::Isolation::Session { max_instances } = plugin.isolation
+        && let Some(most) = too_many_for_kernel(max_instances)
+    {
+        warn!(
+            plugin = name,
+            max_instances, most, "the kernel has no mappings for so many (vm.max_map_count)"
+        );
+    }
+}
+
+fn configuration(stack: usize) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         // Nothing is called asynchronously, and being able to would cost every call.
         .concurrency_support(false)
         .epoch_interruption(true)
-        .max_wasm_stack(MAX_STACK)
+        .max_wasm_stack(stack)
         .memory_init_cow(true);
     config
 }

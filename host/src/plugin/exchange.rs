@@ -53,6 +53,8 @@ struct Link {
     seen: u64,
     /// Of the version that was assigned then.
     slot: Rc<Slot>,
+    /// What [`ChainRun::reserve`] took.
+    reserved: Option<Rc<Slot>>,
     /// It failed and its `on_failure` is `open`: the rest goes on without it.
     skipped: bool,
     /// A candidate that looks on.
@@ -96,6 +98,7 @@ impl Chain {
                 seen: assignment.number(),
                 shadow: HeadShadow::of(&seat, &assignment, lot, headers),
                 seat,
+                reserved: None,
                 skipped: false,
             }
         };
@@ -370,7 +373,7 @@ impl ChainRun {
         let link = &mut self.links[n];
         link.skipped = true;
         if cause.is_of_waiting() {
-            link.slot.failed_waiting(phase);
+            link.slot.failed_waiting(phase, &cause);
         }
         link.slot.fail(phase, cause)
     }
@@ -412,6 +415,25 @@ impl ChainRun {
         Ok(None)
     }
 
+    /// Sees to it that the plugins that may watch a session can take one, before the service is asked: what
+    /// is to be closed as it opens need not be opened.
+    pub(crate) fn reserve(&mut self) -> Result<(), Failure> {
+        for link in &mut self.links {
+            if link.skipped || !link.slot.sees_messages() {
+                continue;
+            }
+            let reserved = link
+                .slot
+                .is_called()
+                .and_then(|()| link.seat.own_slot(link.slot.version()));
+            match reserved {
+                Ok(slot) => link.reserved = slot,
+                Err(cause) => link.slot.fail(Phase::Open, cause)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a session, after the 101 went out and before any message. Longer messages than
     /// `max_message` bytes are not shown whole. What plugins send at once is appended to `sent`, also if
     /// nobody watches the session then.
@@ -425,7 +447,7 @@ impl ChainRun {
             .links
             .into_iter()
             .filter(|link| !link.skipped)
-            .map(|link| (link.seat, link.seen, link.slot));
+            .map(|link| (link.seat, link.seen, link.slot, link.reserved));
         MessageChain::open(
             watching,
             self.lot,

@@ -11,7 +11,7 @@ use super::interest::Interest;
 use super::messages::{Link, MessageChain};
 use super::rollout::Move;
 use super::slots::Slot;
-use super::{Cause, Failure, MessageVerdict, Sent};
+use super::{Cause, Failure, MessageVerdict, Reopening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::telemetry::Phase;
 
@@ -86,7 +86,7 @@ impl MessageChain {
         let state = self.snapshot(n);
         let link = &self.links[n];
         let must_go = link.slot.version().is_revoked();
-        let slot = link.seat.slot_for_session(next);
+        let slot = link.seat.slot_for_move(next);
         let number = slot.number_session();
         let mut admitted = self.admit(&slot, number, state.as_ref(), said);
         if let (Err(why), true, true) = (&admitted, must_go, state.is_some()) {
@@ -98,6 +98,9 @@ impl MessageChain {
             Ok((interest, life)) => {
                 self.settle(n, slot, number);
                 let link = &mut self.links[n];
+                if let Some(state) = state {
+                    link.slot.keep_snapshot(number, state);
+                }
                 link.life = life;
                 link.interest = interest;
                 self.sum_up();
@@ -171,7 +174,7 @@ impl MessageChain {
         let limit = slot.allowance();
         let handshake = &self.handshake;
         let opened = slot.call(Phase::Open, &mut self.time_spent, |instance| {
-            instance.open(number, handshake, true, limit, said)
+            instance.open(number, handshake, Some(Reopening::Swap), limit, said)
         });
         let wants = opened.map_err(|cause| Refusal::Failed(Phase::Open, cause))?;
         Ok((Interest::of(&wants, self.max_message), slot.life()))

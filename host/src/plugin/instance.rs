@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, request, response};
-use wasmtime::component::Resource;
+use wasmtime::component::{Resource, ResourceTableError};
 use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
 use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
@@ -29,9 +29,6 @@ use crate::telemetry::Phase;
 /// What starting an instance may take, in call timeouts: a configuration may hold a thousand patterns
 /// to compile.
 const START_TIMEOUTS: u32 = 10;
-
-/// Handles to the host's resources that one instance may hold.
-const MAX_HANDLES: usize = 1_000;
 
 /// What a guest may hand over in one call of the host beyond what it may produce: names, log lines.
 const HOST_CALL_BYTES: usize = 1024 * 1024;
@@ -109,7 +106,7 @@ impl Instance {
         );
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.output_bytes.saturating_add(HOST_CALL_BYTES));
-        store.set_max_component_handles(MAX_HANDLES);
+        store.set_max_component_handles(limits.handles);
         store.epoch_deadline_callback(|mut store| store.data_mut().tick());
 
         let timeout = limits.call_timeout.saturating_mul(START_TIMEOUTS);
@@ -411,10 +408,23 @@ fn cause_of(error: &wasmtime::Error, state: &State) -> Cause {
     if let Some(cause) = error.downcast_ref::<Cause>() {
         return cause.clone();
     }
+    let limits = state.limits();
+    if let Some(Trap::StackOverflow) = error.downcast_ref::<Trap>() {
+        let limit = limits.stack_bytes;
+        return Cause::Stack { limit };
+    }
     let root = error.root_cause().to_string();
-    // The engine has no type for it.
+    // The engine has no types for these.
     if root.contains("fuel allocated for hostcalls has been exhausted") {
         return state.call.too_much_output();
+    }
+    let is_full = matches!(
+        error.downcast_ref::<ResourceTableError>(),
+        Some(ResourceTableError::Full)
+    );
+    if is_full || root.contains("store handle limit exceeded") {
+        let limit = limits.handles;
+        return Cause::Handles { limit };
     }
     let mut message = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),

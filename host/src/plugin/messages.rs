@@ -17,7 +17,7 @@ use super::shadow::Shadow;
 use super::slots::{Seat, Slot};
 use super::trial::Lot;
 use super::wait::{Step, Wait};
-use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Sent};
+use super::{Cause, Failure, Handshake, MessageVerdict, Opening, Reopening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::Phase;
@@ -94,7 +94,7 @@ pub(super) struct Budget(Option<Allowance>);
 
 impl MessageChain {
     pub(super) fn open(
-        seats: impl Iterator<Item = (Rc<Seat>, u64, Rc<Slot>)>,
+        seats: impl Iterator<Item = (Rc<Seat>, u64, Rc<Slot>, Option<Rc<Slot>>)>,
         lot: Lot,
         handshake: &Arc<Handshake>,
         max_message: u64,
@@ -115,7 +115,7 @@ impl MessageChain {
         };
         // What a plugin sends passes plugins that come after it, so all are opened before.
         let mut first_words = Vec::new();
-        for (seat, seen, asked) in seats {
+        for (seat, seen, asked, reserved) in seats {
             // Looked at before: an assignment that comes in between is noticed at the next look.
             let assignment = seat.assignment();
             let asked = asked.version();
@@ -125,7 +125,14 @@ impl MessageChain {
                 false => assignment.version_for(Some(asked), lot, &handshake.request),
             };
             let seen = assignment.number();
-            let slot = seat.slot_for_session(version);
+            let reserved = reserved.filter(|slot| Arc::ptr_eq(slot.version(), version));
+            let slot = match reserved.map_or_else(|| seat.slot_for_session(version), Ok) {
+                Ok(slot) => slot,
+                Err(cause) => {
+                    seat.slot(version).fail(Phase::Open, cause)?;
+                    continue;
+                }
+            };
             let n = chain.links.len();
             chain.links.push(Link {
                 seat,
@@ -139,7 +146,7 @@ impl MessageChain {
             });
             chain.attach_shadow(n, &assignment);
             let mut said = Vec::new();
-            chain.open_link(n, false, &mut said)?;
+            chain.open_link(n, None, &mut said)?;
             chain.open_shadow(n, &said);
             first_words.extend(said.into_iter().map(|sent| (n, sent)));
         }
@@ -478,7 +485,9 @@ impl MessageChain {
         said: &mut Vec<Sent>,
     ) -> Result<Step<MessageVerdict>, Failure> {
         self.follow(n);
-        self.know(n, said)?;
+        if !self.knows(n, said)? {
+            return Ok(Step::Done(MessageVerdict::Pass));
+        }
         let held = self.held(n);
         let Passage {
             from,
@@ -515,9 +524,13 @@ impl MessageChain {
                     Step::Done(verdict) => {
                         link.count_verdict(verdict);
                         let message = (from, kind, &payload[..]);
+                        self.saw_message(n);
                         self.shadow_message(n, message, verdict, &said[already..]);
                     }
-                    Step::Waits(_) => self.shadow_misses(n),
+                    Step::Waits(_) => {
+                        link.slot.session_waits(link.number);
+                        self.shadow_misses(n);
+                    }
                 }
                 Ok(step)
             }
@@ -535,7 +548,9 @@ impl MessageChain {
         said: &mut Vec<Sent>,
     ) -> Result<MessageVerdict, Failure> {
         self.follow(n);
-        self.know(n, said)?;
+        if !self.knows(n, said)? {
+            return Ok(MessageVerdict::Pass);
+        }
         let payload = &message.payload[..];
         // What goes on instead, from the first change on.
         let mut changed: Option<Vec<u8>> = None;
@@ -639,6 +654,9 @@ impl MessageChain {
                     budget.spend(before, limit);
                 }
                 link.count_verdict(&verdict);
+                if ends {
+                    self.saw_message(n);
+                }
                 self.shadow_piece(n, (from, kind, payload, ends), &verdict, &said[already..]);
                 Ok(verdict)
             }
@@ -656,12 +674,14 @@ impl MessageChain {
         })
     }
 
-    /// Opens the session in the instance that plugin `n` has now, if that does not know it.
-    fn know(&mut self, n: usize, said: &mut Vec<Sent>) -> Result<(), Failure> {
-        if self.links[n].life == self.links[n].slot.life() {
-            return Ok(());
+    /// Opens the session in the instance that plugin `n` has now, if that does not know it. Returns whether
+    /// it is to be asked about the session then.
+    fn knows(&mut self, n: usize, said: &mut Vec<Sent>) -> Result<bool, Failure> {
+        if self.links[n].life != self.links[n].slot.life() {
+            self.restore_link(n);
+            self.open_link(n, Some(Reopening::Failure), said)?;
         }
-        self.open_link(n, true, said)
+        Ok(self.links[n].is_open())
     }
 
     /// Applies `on_failure` of plugin `n`.
@@ -671,13 +691,22 @@ impl MessageChain {
         phase: Phase,
         cause: Cause,
     ) -> Result<MessageVerdict, Failure> {
+        let is_absence = cause.is_absence();
         let failed = self.links[n].fail(phase, cause);
-        self.leave(n);
+        // An absent plugin may be back before the session ends.
+        if !is_absence {
+            self.leave(n);
+        }
         failed.map(|()| MessageVerdict::Pass)
     }
 
     /// Opens the session in the instance that plugin `n` has now.
-    fn open_link(&mut self, n: usize, reopened: bool, said: &mut Vec<Sent>) -> Result<(), Failure> {
+    fn open_link(
+        &mut self,
+        n: usize,
+        reopening: Option<Reopening>,
+        said: &mut Vec<Sent>,
+    ) -> Result<(), Failure> {
         let link = &mut self.links[n];
         if !link.slot.sees_messages() {
             return Ok(());
@@ -686,7 +715,7 @@ impl MessageChain {
         let wants = link
             .slot
             .call(Phase::Open, &mut self.time_spent, |instance| {
-                instance.open(link.number, &self.handshake, reopened, limit, said)
+                instance.open(link.number, &self.handshake, reopening, limit, said)
             });
         match wants {
             Ok(wants) => {
@@ -698,10 +727,37 @@ impl MessageChain {
                 self.sum_up();
                 Ok(())
             }
+            Err(cause) => self.failed(n, Phase::Open, cause).map(drop),
+        }
+    }
+
+    /// Notes that plugin `n` has judged a message. What waits in the session is more than a snapshot tells.
+    fn saw_message(&mut self, n: usize) {
+        if !self.is_parked() {
+            let link = &self.links[n];
+            link.slot.saw_message(link.number, &mut self.time_spent);
+        }
+    }
+
+    /// Hands the last snapshot of the session, if there is one, to the instance that plugin `n` has now. One
+    /// that it does not take is forgotten: the session is opened there anew.
+    fn restore_link(&mut self, n: usize) {
+        let link = &self.links[n];
+        let Some(state) = link.slot.snapshot_of(link.number) else {
+            return;
+        };
+        let restored = link
+            .slot
+            .call(Phase::Restore, &mut self.time_spent, |instance| {
+                instance.restore(link.number, &state)
+            });
+        match restored {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => link.slot.refused_snapshot(link.number, &reason),
+            Err(cause) if cause.is_absence() => {}
             Err(cause) => {
-                let failed = link.fail(Phase::Open, cause);
-                self.leave(n);
-                failed
+                link.slot.report(Phase::Restore, &cause);
+                link.slot.forget_snapshot(link.number);
             }
         }
     }

@@ -4,12 +4,14 @@
 //! in `wit/`; what becomes of an answer on the wire is left to `proxy/`.
 
 mod bindings;
+mod breaker;
 mod engine;
 mod exchange;
 mod handover;
 mod host;
 mod instance;
 mod interest;
+mod isolation;
 mod judgement;
 mod messages;
 mod module;
@@ -20,6 +22,7 @@ mod rollout;
 mod sessions;
 mod shadow;
 mod slots;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -35,7 +38,7 @@ use http::{HeaderMap, Method};
 
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
-use crate::telemetry::Phase;
+use crate::telemetry::{FailureKind, Phase};
 
 pub(crate) use bindings::exports::tidegate::plugin::balancer::Candidate;
 pub(crate) use bindings::tidegate::plugin::tickets::CallError;
@@ -125,6 +128,15 @@ pub(crate) enum Verdict {
     Wait,
 }
 
+/// Why a session is opened that was running before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reopening {
+    /// Another version of the plugin knew it.
+    Swap,
+    /// The instance that knew it failed, or the plugin was left out for a while.
+    Failure,
+}
+
 /// What a chain makes of a session when it opens.
 #[must_use]
 pub(crate) enum Opening {
@@ -181,6 +193,12 @@ pub(crate) enum Cause {
     Timeout { limit: Duration },
     #[error("needed more than {limit} bytes of memory")]
     Memory { limit: usize },
+    #[error("needed more than {limit} elements of tables")]
+    Tables { limit: usize },
+    #[error("needed more than {limit} bytes of stack")]
+    Stack { limit: usize },
+    #[error("held more than {limit} handles of the host")]
+    Handles { limit: usize },
     #[error("produced more than {limit} {unit}")]
     Output { limit: usize, unit: &'static str },
     /// With the first lines of the backtrace.
@@ -201,6 +219,12 @@ pub(crate) enum Cause {
     /// Another call ended the instance that it waited in.
     #[error("its instance ended while it waited")]
     Lost,
+    /// It kept failing, and is not called before `retry_in` has passed.
+    #[error("is ejected; tried again in {retry_in:?}")]
+    Ejected { retry_in: Duration },
+    /// Each session has an instance of its own, and there are as many as there may be.
+    #[error("has {limit} instances, as many as it may")]
+    Ceiling { limit: usize },
     /// A fault of the host, kept to the instance it happened in.
     #[error("the host panicked: {0}")]
     Panic(String),
@@ -210,6 +234,35 @@ impl Cause {
     /// Whether it befell a hook while it waited, and not in a call of its own.
     fn is_of_waiting(&self) -> bool {
         matches!(self, Self::Waited { .. } | Self::Lost)
+    }
+
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Timeout { .. } => FailureKind::Timeout,
+            Self::Memory { .. } => FailureKind::Memory,
+            Self::Tables { .. } => FailureKind::Tables,
+            Self::Stack { .. } => FailureKind::Stack,
+            Self::Handles { .. } => FailureKind::Handles,
+            Self::Output {
+                unit: "messages", ..
+            } => FailureKind::OutputMessages,
+            Self::Output { .. } => FailureKind::OutputBytes,
+            Self::Trap(_) => FailureKind::Trap,
+            Self::Rule(_) => FailureKind::Contract,
+            Self::Configure(_) | Self::Unavailable { .. } => FailureKind::Start,
+            Self::Ejected { .. } | Self::Ceiling { .. } => FailureKind::Refused,
+            Self::Waited { .. } | Self::Lost => FailureKind::Waited,
+            Self::Panic(_) => FailureKind::Host,
+        }
+    }
+
+    /// Whether the call was not made at all, because the plugin is not there for now: it may be later,
+    /// for the same exchange or session as well.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Ejected { .. } | Self::Ceiling { .. }
+        )
     }
 }
 

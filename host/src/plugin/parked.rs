@@ -119,7 +119,7 @@ impl MessageChain {
             Err(cause) if cause.is_of_waiting() => {
                 // The plugin is there, or will be: only this message goes on without it.
                 let link = &self.links[n];
-                link.slot.failed_waiting(Phase::Message);
+                link.slot.failed_waiting(Phase::Message, &cause);
                 link.fail(Phase::Message, cause)
             }
             Err(cause) => {

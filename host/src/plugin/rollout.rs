@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 use super::engine::{Origin, Version};
+use super::isolation::OwnInstances;
 use super::trial::{History, Lot, Trial};
 use crate::config::{self, SwapPolicy};
 
@@ -26,6 +27,7 @@ pub(crate) struct Plugin {
     /// All that may still serve somebody, oldest first.
     versions: Mutex<Vec<Weak<Version>>>,
     history: History,
+    own_instances: OwnInstances,
 }
 
 /// Who is served by what. Immutable; a swap makes the next one.
@@ -65,6 +67,7 @@ impl Plugin {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: Arc::clone(version.name()),
             number: AtomicU64::new(1),
+            own_instances: OwnInstances::default(),
             versions: Mutex::new(vec![Arc::downgrade(&version)]),
             history: History::default(),
             in_force: ArcSwap::from_pointee(Assignment {
@@ -99,6 +102,11 @@ impl Plugin {
     /// Returns the version that new sessions get.
     pub(crate) fn version(&self) -> Arc<Version> {
         Arc::clone(&self.in_force.load().version)
+    }
+
+    /// Those that it has for single sessions.
+    pub(super) fn own_instances(&self) -> &OwnInstances {
+        &self.own_instances
     }
 
     /// Returns how sessions get to the version in force.

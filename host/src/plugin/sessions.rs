@@ -10,7 +10,7 @@ use super::host::{Allowance, Lent, State};
 use super::instance::{Instance, LENT, begin, guarded, take_lent, unmet};
 use super::resumption::{resumable, waits};
 use super::wait::Asked;
-use super::{Cause, Handshake, MessageVerdict, Sent};
+use super::{Cause, Handshake, MessageVerdict, Reopening, Sent};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::Phase;
@@ -41,7 +41,7 @@ impl Instance {
         &mut self,
         session: u32,
         handshake: &Arc<Handshake>,
-        reopened: bool,
+        reopening: Option<Reopening>,
         limit: Allowance,
         sent: &mut Vec<Sent>,
     ) -> Result<Wants, Cause> {
@@ -49,7 +49,7 @@ impl Instance {
         let mut left = limit;
         if let Some(guest) = &self.guest.messages {
             begin(&mut self.store, Phase::Open, self.timeout, left);
-            self.store.data_mut().lent = lent(handshake, reopened);
+            self.store.data_mut().lent = lent(handshake, reopening);
             let result = guarded(&mut self.store, |store| {
                 guest.call_open(store, session, Resource::new_borrow(LENT))
             });
@@ -59,7 +59,7 @@ impl Instance {
         }
         if let Some(guest) = &self.guest.fragments {
             begin(&mut self.store, Phase::Open, self.timeout, left);
-            self.store.data_mut().lent = lent(handshake, reopened);
+            self.store.data_mut().lent = lent(handshake, reopening);
             let result = guarded(&mut self.store, |store| {
                 guest.call_open(store, session, Resource::new_borrow(LENT))
             });
@@ -187,10 +187,10 @@ impl Instance {
     }
 }
 
-fn lent(handshake: &Arc<Handshake>, reopened: bool) -> Lent {
+fn lent(handshake: &Arc<Handshake>, reopening: Option<Reopening>) -> Lent {
     Lent::Handshake {
         handshake: Arc::clone(handshake),
-        reopened,
+        reopening,
     }
 }
 

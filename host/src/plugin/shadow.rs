@@ -19,7 +19,9 @@ use super::rollout::Assignment;
 use super::sessions::Piece;
 use super::slots::{Seat, Slot};
 use super::trial::Lot;
-use super::{Candidate, Cause, Facts, MessageVerdict, Sent, SentRequest, UpstreamView, Verdict};
+use super::{
+    Candidate, Cause, Facts, MessageVerdict, Reopening, Sent, SentRequest, UpstreamView, Verdict,
+};
 use crate::protocol::message::{MessageKind, Side};
 use crate::telemetry::{Contrast, Phase};
 
@@ -73,7 +75,7 @@ impl MessageChain {
         }
         let mut said = Vec::new();
         let by = Rc::clone(&shadow.by);
-        let opened = by.charge(|time| shadow.open(handshake, false, max_message, time, &mut said));
+        let opened = by.charge(|time| shadow.open(handshake, None, max_message, time, &mut said));
         let found = match opened {
             Err(cause) => Some(failed(&cause)),
             Ok(()) if shadow.interest != link.interest => Some((
@@ -134,7 +136,13 @@ impl MessageChain {
                     .map_err(|why| (Phase::Restore, (Contrast::Refusal, String::new(), why)))?;
             }
             shadow
-                .open(handshake, true, max_message, time, &mut Vec::new())
+                .open(
+                    handshake,
+                    Some(Reopening::Swap),
+                    max_message,
+                    time,
+                    &mut Vec::new(),
+                )
                 .map_err(|cause| (Phase::Open, failed(&cause)))
         });
         if let Err((phase, (kind, in_force, said))) = followed {
@@ -259,7 +267,8 @@ impl MessageChain {
 
 impl Shadow {
     fn new(by: Rc<Onlooker>, seat: &Seat) -> Self {
-        let slot = seat.slot_for_session(&by.trial().version);
+        // Nobody is served by it, so none needs an instance of its own.
+        let slot = seat.shared_slot(&by.trial().version);
         Self {
             number: slot.number_session(),
             life: slot.life(),
@@ -274,7 +283,7 @@ impl Shadow {
     fn open(
         &mut self,
         handshake: &Arc<super::Handshake>,
-        reopened: bool,
+        reopening: Option<Reopening>,
         max_message: u64,
         time: &mut Duration,
         said: &mut Vec<Sent>,
@@ -283,7 +292,7 @@ impl Shadow {
         if self.slot.sees_messages() {
             let (number, limit) = (self.number, self.slot.allowance());
             let wants = self.slot.call(Phase::Open, time, |instance| {
-                instance.open(number, handshake, reopened, limit, said)
+                instance.open(number, handshake, reopening, limit, said)
             })?;
             self.interest = Interest::of(&wants, max_message);
         }

@@ -7,24 +7,28 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
+use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
+use super::breaker::{Admission, Now};
 use super::engine::{Compiled, Version};
 use super::handover::Refusal;
 use super::host::{Allowance, Caller, Gate, LogGate};
 use super::instance::Instance;
+use super::isolation::Permit;
 use super::onlooker::Onlooker;
 use super::rollout::{Assignment, Plugin};
+use super::snapshots::{Room, Snapshots};
 use super::trial::Lot;
 use super::{Cause, Failure};
-use crate::config::OnFailure;
-use crate::telemetry::{Phase, PluginMetrics, VersionMetrics, WorkerMetrics};
+use crate::config::{Isolation, OnFailure};
+use crate::telemetry::{Label, Phase, PluginMetrics, VersionMetrics, WorkerMetrics};
 
 /// How long after a failed start the next one is tried, at first and at most.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
@@ -45,7 +49,11 @@ pub(crate) struct Instances {
     caller: Caller,
     /// By [`Plugin::id`].
     seats: RefCell<HashMap<u64, Rc<Seat>>>,
+    timed: Timed,
 }
+
+/// Slots that take snapshots from time to time.
+type Timed = Rc<RefCell<Vec<Weak<Slot>>>>;
 
 /// The place of one plugin on one worker, through its versions.
 pub(super) struct Seat {
@@ -60,6 +68,9 @@ pub(super) struct Seat {
     candidate: RefCell<Vec<Rc<Slot>>>,
     /// That candidate, if it only looks on.
     onlooker: RefCell<Option<Rc<Onlooker>>>,
+    /// For snapshots.
+    room: Rc<Room>,
+    timed: Timed,
 }
 
 /// The place of one instance of a version, or of the next one.
@@ -82,6 +93,9 @@ pub(super) struct Slot {
     life: Cell<u32>,
     sessions: RefCell<Slab<()>>,
     back_off: Cell<Option<BackOff>>,
+    snapshots: Snapshots,
+    /// It is for one session.
+    _own: Option<Permit>,
 }
 
 #[derive(Clone, Copy)]
@@ -98,7 +112,22 @@ impl Instances {
             lots: Cell::new(RandomState::new().hash_one(())),
             caller,
             seats: RefCell::default(),
+            timed: Rc::default(),
         }
+    }
+
+    /// Takes snapshots that it is time for, `most` of each instance. Returns whether there are more.
+    pub(crate) fn take_snapshots(&self, most: usize) -> bool {
+        let mut timed = self.timed.borrow_mut();
+        let mut are_left = false;
+        timed.retain(|slot| {
+            let slot = slot.upgrade();
+            are_left |= slot
+                .as_ref()
+                .is_some_and(|slot| slot.take_due_snapshots(most));
+            slot.is_some()
+        });
+        are_left
     }
 
     /// Lets go of all plugins but those `in_force`. Instances of the others go with the last session
@@ -135,6 +164,8 @@ impl Instances {
                 slots: RefCell::default(),
                 candidate: RefCell::default(),
                 onlooker: RefCell::default(),
+                room: Rc::default(),
+                timed: Rc::clone(&self.timed),
             })
         });
         Rc::clone(seat)
@@ -157,19 +188,53 @@ impl Seat {
     pub(super) fn slot(&self, version: &Arc<Version>) -> Rc<Slot> {
         let mut slots = self.slots_of(version).borrow_mut();
         if slots.is_empty() {
-            slots.push(self.new_slot(version));
+            slots.push(self.new_slot(version, None));
         }
         Rc::clone(&slots[0])
     }
 
+    /// Returns a slot of a version that is assigned, with room for a session, or one of its own. Fails if
+    /// there are as many of those as there may be.
+    pub(super) fn slot_for_session(&self, version: &Arc<Version>) -> Result<Rc<Slot>, Cause> {
+        let own = self.own_slot(version)?;
+        Ok(own.unwrap_or_else(|| self.shared_slot(version)))
+    }
+
+    /// Returns a slot for one session, if each has its own. Fails as [`Self::slot_for_session`].
+    pub(super) fn own_slot(&self, version: &Arc<Version>) -> Result<Option<Rc<Slot>>, Cause> {
+        let Isolation::Session { max_instances } = version.declared().isolation else {
+            return Ok(None);
+        };
+        match self.plugin.own_instances().take(max_instances) {
+            Some(permit) => Ok(Some(self.new_slot(version, Some(permit)))),
+            None => {
+                let limit = max_instances;
+                let cause = Cause::Ceiling { limit };
+                self.metrics.failures_by_kind[cause.kind()].increment();
+                Err(cause)
+            }
+        }
+    }
+
+    /// The same for a session that has another slot until it has moved, so that it is never one too many.
+    pub(super) fn slot_for_move(&self, version: &Arc<Version>) -> Rc<Slot> {
+        match version.declared().isolation {
+            Isolation::Worker => self.shared_slot(version),
+            Isolation::Session { .. } => {
+                let permit = self.plugin.own_instances().take_for_move();
+                self.new_slot(version, Some(permit))
+            }
+        }
+    }
+
     /// Returns a slot of a version that is assigned, with room for a session.
-    pub(super) fn slot_for_session(&self, version: &Arc<Version>) -> Rc<Slot> {
+    pub(super) fn shared_slot(&self, version: &Arc<Version>) -> Rc<Slot> {
         let mut slots = self.slots_of(version).borrow_mut();
         let has_room = |slot: &&Rc<Slot>| slot.sessions.borrow().len() < SESSIONS_PER_INSTANCE;
         if let Some(slot) = slots.iter().find(has_room) {
             return Rc::clone(slot);
         }
-        let slot = self.new_slot(version);
+        let slot = self.new_slot(version, None);
         slots.push(Rc::clone(&slot));
         slot
     }
@@ -219,13 +284,17 @@ impl Seat {
         onlooker.clone()
     }
 
-    fn new_slot(&self, version: &Arc<Version>) -> Rc<Slot> {
+    fn new_slot(&self, version: &Arc<Version>, own: Option<Permit>) -> Rc<Slot> {
+        let settings = version.declared();
+        let every = settings.snapshot_every;
+        let every = every.filter(|_| version.compiled().handover.is_some());
+        let snapshots = Snapshots::new(every, settings.limits.snapshots_bytes, &self.room);
         // What an onlooker does is not what the plugin does.
         let metrics = match &*self.onlooker.borrow() {
             Some(onlooker) if Arc::ptr_eq(&onlooker.trial().version, version) => Arc::default(),
             _ => Arc::clone(&self.metrics),
         };
-        Rc::new(Slot {
+        let slot = Rc::new(Slot {
             metrics,
             version_metrics: version.count(),
             slow_after: version.slow_after(),
@@ -239,7 +308,13 @@ impl Seat {
             life: Cell::new(0),
             sessions: RefCell::default(),
             back_off: Cell::default(),
-        })
+            snapshots,
+            _own: own,
+        });
+        if slot.snapshots.are_timed() {
+            self.timed.borrow_mut().push(Rc::downgrade(&slot));
+        }
+        slot
     }
 }
 
@@ -275,11 +350,104 @@ impl Slot {
     pub(super) fn free_session(&self, number: u32) {
         self.version_metrics.sessions.decrement();
         self.sessions.borrow_mut().try_remove(number as usize);
+        self.snapshots.forget(number);
+    }
+
+    /// Notes that a session has seen a message, and takes a snapshot of it if it is time for one.
+    pub(super) fn saw_message(&self, session: u32, time_spent: &mut Duration) {
+        if self.snapshots.saw_message(session, self.life()) {
+            self.take_snapshot(session, time_spent);
+        }
+    }
+
+    /// Notes that a message of a session waits: no snapshot is taken of it before the next message.
+    pub(super) fn session_waits(&self, session: u32) {
+        self.snapshots.put_off(session);
+    }
+
+    /// Takes snapshots that it is time for, `most` of them. Returns whether there are more.
+    fn take_due_snapshots(&self, most: usize) -> bool {
+        let now = Instant::now();
+        for _ in 0..most {
+            match self.snapshots.next_due(now) {
+                None => return false,
+                // What an instance knew that has ended since is gone.
+                Some((session, life)) if life == self.life() => {
+                    self.take_snapshot(session, &mut Duration::default());
+                }
+                Some(_) => {}
+            }
+        }
+        true
+    }
+
+    fn take_snapshot(&self, session: u32, time_spent: &mut Duration) {
+        let state = self.call(Phase::Snapshot, time_spent, |instance| {
+            instance.snapshot(session)
+        });
+        match state {
+            Ok(state) => self.keep_snapshot(session, state),
+            Err(cause) => self.report(Phase::Snapshot, &cause),
+        }
+    }
+
+    /// Keeps what is known of a session, if there is room.
+    pub(super) fn keep_snapshot(&self, session: u32, state: SessionState) {
+        if self.snapshots.are_kept()
+            && !self.snapshots.keep(session, state)
+            && let Some(unreported) = self.reports.admit()
+        {
+            let plugin: &str = self.version.name();
+            warn!(
+                plugin,
+                unreported, "no room for a snapshot (`limits.snapshots`)"
+            );
+        }
+    }
+
+    /// Returns the last snapshot of a session.
+    pub(super) fn snapshot_of(&self, session: u32) -> Option<SessionState> {
+        self.snapshots.of(session)
+    }
+
+    pub(super) fn forget_snapshot(&self, session: u32) {
+        self.snapshots.forget(session);
+    }
+
+    /// Notes that a session is opened without the snapshot that there is.
+    pub(super) fn refused_snapshot(&self, session: u32, reason: &str) {
+        self.snapshots.forget(session);
+        if let Some(unreported) = self.reports.admit() {
+            let plugin: &str = self.version.name();
+            warn!(
+                plugin,
+                reason, unreported, "a session goes on without its snapshot"
+            );
+        }
+    }
+
+    /// Fails if the plugin is ejected and it is not time for a trial.
+    pub(super) fn is_called(&self) -> Result<(), Cause> {
+        match self.version.retry_in() {
+            Some(retry_in) if !retry_in.is_zero() => Err(Cause::Ejected { retry_in }),
+            _ => Ok(()),
+        }
     }
 
     /// Calls the instance, which is made first if there is none. A failed call ends it.
     pub(super) fn call<R>(
         &self,
+        phase: Phase,
+        time_spent: &mut Duration,
+        call: impl FnOnce(&mut Instance) -> Result<R, Cause>,
+    ) -> Result<R, Cause> {
+        let admission = self.admit(phase)?;
+        self.call_admitted(admission, phase, time_spent, call)
+    }
+
+    fn call_admitted<R>(
+        &self,
+        admission: Admission,
         phase: Phase,
         time_spent: &mut Duration,
         call: impl FnOnce(&mut Instance) -> Result<R, Cause>,
@@ -291,7 +459,10 @@ impl Slot {
                 let started = Instant::now();
                 let made = self.make();
                 *time_spent += started.elapsed();
-                none.insert(made.inspect_err(|_| self.metrics.failures[phase].increment())?)
+                none.insert(made.inspect_err(|cause| {
+                    self.metrics.failures[phase].increment();
+                    self.failed(admission, phase, cause);
+                })?)
             }
         };
         let started = Instant::now();
@@ -302,7 +473,15 @@ impl Slot {
         self.metrics.call_time[phase].observe(took);
         self.version_metrics
             .count_call(phase, took, self.slow_after);
+        if admission == Admission::Trial && result.is_ok() {
+            self.version
+                .breaker()
+                .readmit(Now::read(), |phase| self.version.calls(phase));
+            let plugin: &str = self.version.name();
+            info!(plugin, version = self.version.id(), "plugin is back");
+        }
         if let Err(cause) = &result {
+            self.failed(admission, phase, cause);
             self.metrics.failures[phase].increment();
             self.version_metrics.failures.increment();
             if matches!(cause, Cause::Timeout { .. }) {
@@ -320,6 +499,34 @@ impl Slot {
         result
     }
 
+    /// Asks whether the plugin is called at all. While it is not, it has no instances either: its sessions
+    /// are opened again when it is back, since it has missed some of them.
+    fn admit(&self, phase: Phase) -> Result<Admission, Cause> {
+        self.version.breaker().admit().map_err(|retry_in| {
+            if self.live.take().is_some() {
+                self.life.set(self.life.get().wrapping_add(1));
+            }
+            let cause = Cause::Ejected { retry_in };
+            self.metrics.failures_by_kind[cause.kind()].increment();
+            let plugin: &str = self.version.name();
+            debug!(plugin, phase = super::function(phase), %cause, "plugin is left out");
+            cause
+        })
+    }
+
+    /// Notes a call that failed, or for which there was no instance.
+    fn failed(&self, admission: Admission, phase: Phase, cause: &Cause) {
+        self.metrics.failures_by_kind[cause.kind()].increment();
+        let calls = self.version.calls(phase);
+        let breaker = self.version.breaker();
+        let ejected = breaker.failed(admission, phase, Now::read(), calls);
+        if let Some(back_off) = ejected {
+            let plugin: &str = self.version.name();
+            let version = self.version.id();
+            warn!(plugin, version, ?back_off, %cause, "plugin is ejected: it keeps failing");
+        }
+    }
+
     /// Calls the instance if a session is open in it still. What fails here fails nothing else.
     pub(super) fn call_if_alive(
         &self,
@@ -330,9 +537,10 @@ impl Slot {
     ) {
         // Sessions may end while the worker unwinds out of a call.
         let alive = self.live.try_borrow().is_ok_and(|live| live.is_some());
+        // An ejected plugin is told as well: what still lives is about to forget the session.
         if alive
             && life == self.life.get()
-            && let Err(cause) = self.call(phase, time_spent, call)
+            && let Err(cause) = self.call_admitted(Admission::Usual, phase, time_spent, call)
         {
             self.report(phase, &cause);
         }
@@ -341,15 +549,15 @@ impl Slot {
     /// Applies `on_failure`: returns the failure that ends the exchange or session, or nothing if it
     /// goes on without the plugin.
     pub(super) fn fail(&self, phase: Phase, cause: Cause) -> Result<(), Failure> {
-        match self.version.declared().on_failure {
+        match self.on_failure(phase) {
             OnFailure::Closed => Err(Failure {
                 plugin: Arc::clone(self.version.name()),
                 phase,
                 cause,
             }),
             OnFailure::Open => {
-                // The failed start was reported; that there is no instance since then is no news.
-                if !matches!(cause, Cause::Unavailable { .. }) {
+                // Why it is absent was reported; that it is since then is no news.
+                if !cause.is_absence() || matches!(cause, Cause::Ceiling { .. }) {
                     self.report(phase, &cause);
                 }
                 Ok(())
@@ -381,9 +589,21 @@ impl Slot {
     }
 
     /// Counts a hook that failed while it waited.
-    pub(super) fn failed_waiting(&self, phase: Phase) {
+    pub(super) fn failed_waiting(&self, phase: Phase, cause: &Cause) {
+        self.metrics.failures_by_kind[cause.kind()].increment();
         self.metrics.failures[phase].increment();
         self.version_metrics.failures.increment();
+    }
+
+    fn on_failure(&self, phase: Phase) -> OnFailure {
+        let policy = &self.version.declared().on_failure;
+        match phase {
+            Phase::Request => policy.request,
+            Phase::Response => policy.response,
+            Phase::Choose => policy.choose,
+            Phase::Open => policy.open,
+            _ => policy.messages,
+        }
     }
 
     fn make(&self) -> Result<Instance, Cause> {
@@ -449,7 +669,8 @@ impl Slot {
         if let Some(unreported) = self.reports.admit() {
             let plugin: &str = self.version.name();
             let function = super::function(phase);
-            warn!(plugin, function, %cause, unreported, "plugin failed");
+            let kind = cause.kind().value();
+            warn!(plugin, function, kind, %cause, unreported, "plugin failed");
         }
     }
 }

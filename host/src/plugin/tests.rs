@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use wit_parser::Resolve;
 
 use super::*;
-use crate::config::{self, Module, OnFailure, PluginLimits, SwapPolicy};
+use crate::config::{self, FailurePolicy, Module, OnFailure, PluginLimits, SwapPolicy};
 use crate::telemetry::WorkerMetrics;
 
 /// A guest that does what messages and its configuration tell it.
@@ -287,6 +287,10 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
         limits: PluginLimits {
             call_timeout: Duration::from_millis(20),
             memory_bytes: 4 << 20,
+            table_elements: 1_000,
+            stack_bytes: 512 << 10,
+            handles: 1_000,
+            snapshots_bytes: 1 << 20,
             output_bytes: 256 << 10,
             output_messages: 8,
             tickets: config::TicketLimits {
@@ -298,7 +302,10 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
             },
         },
         call: Vec::new(),
-        on_failure,
+        on_failure: FailurePolicy::all(on_failure),
+        eject: None,
+        isolation: config::Isolation::Worker,
+        snapshot_every: None,
         swap: SwapPolicy::NextMessage,
         canary: config::Canary::default(),
         shadow: config::Shadow::default(),

@@ -296,8 +296,12 @@ impl Plugin {
             (Outcome::Promoted, past.promoted),
             (Outcome::RolledBack, past.rolled_back),
         ];
+        let in_force = self.version();
         PluginStatus {
             plugin: self.name().to_string(),
+            is_ejected: in_force.retry_in().is_some(),
+            ejections: in_force.ejections(),
+            own_instances: self.own_instances().count() as u64,
             versions: versions.iter().map(of).collect(),
             share,
             shadows,

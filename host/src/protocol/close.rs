@@ -20,6 +20,7 @@ impl CloseCode {
     pub(crate) const TOO_BIG: Self = Self(1009);
     pub(crate) const INTERNAL_ERROR: Self = Self(1011);
     pub(crate) const SERVICE_RESTART: Self = Self(1012);
+    pub(crate) const TRY_AGAIN_LATER: Self = Self(1013);
     pub(crate) const BAD_GATEWAY: Self = Self(1014);
 
     /// What is reported of a session that ended without a Close frame. Not a `CloseCode`, because

@@ -1,8 +1,6 @@
 //! What the proxy answers by itself: a route's own response, a redirect to the path with its slash,
 //! and the news of a failure.
 
-use std::error::Error;
-
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;
@@ -16,6 +14,7 @@ use super::session::Session;
 use crate::config::Respond;
 use crate::protocol::headers::escaped;
 use crate::protocol::upgrade::WEBSOCKET;
+use crate::telemetry::Chain;
 
 /// `Sec-WebSocket-Version`, which a 426 must carry (RFC 6455 §4.4).
 const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
@@ -99,7 +98,7 @@ pub(crate) fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> 
     let status = failure.status();
     if failure.is_ours() {
         warn!(
-            error = failure as &dyn Error,
+            error = %Chain(failure),
             status = status.as_u16(),
             method = %head.method,
             target = head::target(head),
@@ -107,7 +106,7 @@ pub(crate) fn failed(failure: &Failure, head: &Parts) -> Response<ResponseBody> 
         );
     } else {
         debug!(
-            error = failure as &dyn Error,
+            error = %Chain(failure),
             status = status.as_u16(),
             "request refused"
         );

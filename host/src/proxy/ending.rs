@@ -14,7 +14,7 @@ use super::client::{Client, Http};
 use super::log_line;
 use super::notes::Notes;
 use super::worker::Worker;
-use crate::telemetry::{Direction, EndpointMetrics};
+use crate::telemetry::{Chain, Direction, EndpointMetrics};
 use crate::upstream::{self, BodyProgress, Endpoint, Open};
 
 /// Records an exchange or session when it is dropped, with 499 if nothing was answered by then: the
@@ -66,7 +66,7 @@ impl Ending {
     /// Notes why this ends badly.
     pub(crate) fn failed(&mut self, failure: &dyn Error) {
         if let Some(notes) = &mut self.notes {
-            notes.failure = Some(chain_of(failure).into());
+            notes.failure = Some(Chain(failure).to_string().into());
         }
     }
 
@@ -177,16 +177,4 @@ impl Drop for Ending {
             log_line::write(&notes, &self.worker);
         }
     }
-}
-
-/// Returns an error and its causes, one line.
-pub(crate) fn chain_of(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

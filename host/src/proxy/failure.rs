@@ -98,6 +98,7 @@ impl Failure {
                 files::Error::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
                 files::Error::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
+            Self::Plugin(failure) if failure.cause.is_absence() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Plugin(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -173,6 +174,9 @@ impl SessionFailure {
                 (CloseCode::GOING_AWAY, "".into())
             }
             Self::Overdue => (CloseCode::SERVICE_RESTART, "".into()),
+            Self::Plugin(failure) if failure.cause.is_absence() => {
+                (CloseCode::TRY_AGAIN_LATER, "".into())
+            }
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason }
             | Self::ClosedByOperator(Goodbye { code, reason }) => (*code, reason.into()),
@@ -192,6 +196,9 @@ impl SessionFailure {
             | Self::Age
             | Self::Draining
             | Self::Overdue => (CloseCode::GOING_AWAY, "".into()),
+            Self::Plugin(failure) if failure.cause.is_absence() => {
+                (CloseCode::TRY_AGAIN_LATER, "".into())
+            }
             Self::Plugin(_) => (CloseCode::INTERNAL_ERROR, "".into()),
             Self::ClosedByPlugin { code, reason }
             | Self::ClosedByOperator(Goodbye { code, reason }) => (*code, reason.into()),

@@ -118,6 +118,9 @@ pub(crate) async fn run(
     let rules = route.settings.websocket.handshake;
     let compression = prepare(session, &offer, head)?;
     let is_filtered = compression.is_some();
+    if let Some(chain) = session.chain.as_mut().filter(|_| is_filtered) {
+        chain.reserve()?;
+    }
     let attempt = async |session: &Session, endpoint: &Endpoint, head: &mut Parts| {
         let mut answer = attempt(session, upstream, endpoint, head).await?;
         judge(

@@ -22,7 +22,7 @@ use super::worker::{ConnectionPermit, Worker};
 use super::{filter, tunnel};
 use crate::plugin::{ChainRun, Handshake, MessageChain, Opening, Sent};
 use crate::stream::Stream;
-use crate::telemetry::Direction;
+use crate::telemetry::{Chain, Direction};
 
 /// A session whose 101 is on its way, and all it needs but the client's stream.
 pub(crate) struct Relay {
@@ -170,11 +170,11 @@ pub(crate) fn start(
 impl Ends {
     /// Notes why the session ended badly.
     pub(crate) fn failed(&mut self, failure: &SessionFailure) {
-        let error = failure as &dyn std::error::Error;
+        let error = Chain(failure);
         if matches!(failure, SessionFailure::Plugin(_)) {
-            warn!(error, "session failed");
+            warn!(%error, "session failed");
         } else {
-            debug!(error, "session failed");
+            debug!(%error, "session failed");
         }
         self.ending.failed(failure);
         if let Some(record) = &mut self.ending.notes {

@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::body::ResponseBody;
 use super::client::Client;
-use super::ending::{Ending, chain_of};
+use super::ending::Ending;
 use super::failure::Failure;
 use super::handshake::Offer;
 use super::head::{self, Hop};
@@ -38,7 +38,7 @@ use crate::plugin::{Candidate, ChainRun, Facts, SentRequest, UpstreamView, Verdi
 use crate::protocol::headers::normalize_path;
 use crate::route::Found;
 use crate::stream::ClientBody;
-use crate::telemetry::EndpointMetrics;
+use crate::telemetry::{Chain, EndpointMetrics};
 use crate::upstream::{self, Search, Upstream};
 
 /// Request bodies up to this size are read although nobody wants them.
@@ -217,7 +217,7 @@ pub(crate) fn refused(worker: &Rc<Worker>, client: &Client, status: StatusCode, 
     if let Some(place) = Place::without_route(worker, client, "") {
         let mut notes = Notes::unread(place, client.remote);
         notes.status = Some(status);
-        notes.failure = Some(chain_of(why).into());
+        notes.failure = Some(Chain(why).to_string().into());
         log_line::write(&notes, worker);
     }
 }
@@ -594,7 +594,7 @@ impl Session {
         chosen.metrics.failures.increment();
         self.worker.balancer.failed(upstream, chosen.index);
         let endpoint = &upstream.endpoints[chosen.index].name;
-        debug!(%endpoint, error = error as &dyn Error, "attempt failed");
+        debug!(%endpoint, error = %Chain(error), "attempt failed");
     }
 }
 

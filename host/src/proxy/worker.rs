@@ -26,6 +26,9 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// ten microseconds.
 const SESSIONS_AT_ONCE: usize = 64;
 
+/// Snapshots that are taken of an instance before the others get a turn. Each takes a few microseconds.
+const SNAPSHOTS_AT_ONCE: usize = 64;
+
 /// State of one worker thread.
 pub(crate) struct Worker {
     pub(crate) sweep: Rc<Sweep>,
@@ -174,6 +177,9 @@ impl Worker {
             self.sweep.advance(now - last);
             last = now;
             self.pools.sweep();
+            while self.instances.take_snapshots(SNAPSHOTS_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             if self.instances.refresh() {
                 self.rouse().await;
             }

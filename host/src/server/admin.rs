@@ -25,6 +25,7 @@ use tracing::{error, info};
 use super::access::{Guard, SocketFile};
 use super::control::Control;
 use super::difference::Change;
+use super::health::Health;
 use super::parameters::Parameters;
 use super::status::plugin_as_json;
 use super::swap::Swap;
@@ -116,8 +117,9 @@ fn report(ended: std::io::Result<()>) {
 
 fn router(seen: Arc<Seen>, guard: Guard) -> Router {
     Router::new()
-        .route("/healthz", get(health))
+        .route("/healthz", get(whether_it_serves))
         .route("/metrics", get(scrape))
+        .route("/v1/health", get(health_of_all))
         .route("/v1/plugins", get(plugins))
         .route("/v1/plugins/{name}/swap", post(swap))
         .route("/v1/plugins/{name}/promote", post(promote))
@@ -136,12 +138,40 @@ fn router(seen: Arc<Seen>, guard: Guard) -> Router {
 }
 
 /// 503 tells a load balancer to send new clients elsewhere while the old ones finish.
-async fn health(State(seen): Shared) -> (StatusCode, &'static str) {
+async fn whether_it_serves(State(seen): Shared) -> (StatusCode, &'static str) {
     if seen.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ok\n")
     }
+}
+
+/// How load balancers see a proxy that serves, but for what an ejected plugin is needed for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthQuery {
+    /// The status of the answer then; without it 200, since all proxies of one configuration are likely
+    /// to eject the same plugin at once.
+    degraded: Option<u16>,
+}
+
+async fn health_of_all(State(seen): Shared, Query(query): Query<HealthQuery>) -> Response {
+    let degraded = query.degraded.unwrap_or(200);
+    let Some(degraded) = StatusCode::from_u16(degraded)
+        .ok()
+        .filter(|_| (200..600).contains(&degraded))
+    else {
+        let error = format!("degraded: expected a status from 200 to 599, found `{degraded}`");
+        return refusal(StatusCode::BAD_REQUEST, &error);
+    };
+    let draining = seen.draining.load(Ordering::Relaxed);
+    let (health, shown) = Health::of(draining, &seen.in_force.load().plugins);
+    let status = match health {
+        Health::Well => StatusCode::OK,
+        Health::Degraded => degraded,
+        Health::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, answer(&shown)).into_response()
 }
 
 async fn scrape(State(seen): Shared) -> impl IntoResponse {

@@ -3,7 +3,6 @@
 //! What a check is, is said in `upstream/check.rs`.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::HealthCheck;
 use crate::generation::Generation;
+use crate::telemetry::Chain;
 use crate::upstream::{EndpointState, Upstream};
 
 /// The checks that run.
@@ -129,8 +129,7 @@ async fn check(upstream: &Upstream, index: usize, settings: &HealthCheck, streak
         }
         Err(error) if *streak >= settings.fall => {
             state.health.set_healthy(false);
-            let error = &error as &dyn Error;
-            warn!(%upstream, %endpoint, error, "endpoint is unhealthy");
+            warn!(%upstream, %endpoint, error = %Chain(&error), "endpoint is unhealthy");
         }
         _ => return,
     }

@@ -8,6 +8,7 @@ mod admin;
 mod checks;
 mod control;
 mod difference;
+mod health;
 mod parameters;
 mod reload;
 mod sessions;

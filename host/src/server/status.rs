@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::admin::seconds;
+use super::health;
 use crate::config::SwapPolicy;
 use crate::plugin::{Difference, Ended, Plugin, Role, Trial, Version};
 use crate::telemetry::{Label as _, ShadowFigures, VersionFigures};
@@ -19,6 +20,9 @@ pub(super) fn plugin_as_json(plugin: &Plugin) -> Value {
         shown.insert("version".to_owned(), json!(version.id()));
         shown.insert("role".to_owned(), json!(plugin.role_of(version)));
         shown.insert("loaded_at".to_owned(), json!(seconds(version.loaded_at())));
+        shown.insert("ejections".to_owned(), json!(version.ejections()));
+        let retry_in = version.retry_in().map(health::millis);
+        shown.insert("retry_in_ms".to_owned(), json!(retry_in));
         Value::Object(shown)
     });
     json!({

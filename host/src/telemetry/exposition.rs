@@ -13,8 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::metrics::{
-    BUCKETS, Direction, EndpointMetrics, EndpointStatus, Fate, Histogram, Label, Metrics, Named,
-    Phase, PluginMetrics, ReloadResult, StatusClass, WorkerMetrics,
+    BUCKETS, Direction, EndpointMetrics, EndpointStatus, FailureKind, Fate, Histogram, Label,
+    Metrics, Named, Phase, PluginMetrics, ReloadResult, StatusClass, WorkerMetrics,
 };
 use super::plugins::Plugins;
 
@@ -149,6 +149,20 @@ impl Metrics {
             called().map(|(labels, cells, phase, _)| {
                 (labels, sum(cells, |plugin| plugin.failures[phase].value()))
             }),
+        )?;
+        let kinds = || {
+            plugins.iter().flat_map(|(name, cells)| {
+                FailureKind::ALL.iter().filter_map(move |&kind| {
+                    let count = sum(cells, |plugin| plugin.failures_by_kind[kind].value());
+                    let labels = [("plugin", &**name), (FailureKind::NAME, kind.value())];
+                    (count > 0).then_some((labels, count))
+                })
+            })
+        };
+        out.counters(
+            "plugin_failures_by_kind",
+            "Calls of plugins that failed or were refused, by what it was",
+            kinds(),
         )?;
         out.counters(
             "plugin_instances_replaced",

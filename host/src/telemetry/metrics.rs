@@ -172,6 +172,29 @@ label!(
 );
 
 label!(
+    /// What ended a call of a plugin.
+    FailureKind, "kind", {
+        Timeout = "cpu-time",
+        Memory = "memory",
+        Tables = "tables",
+        Stack = "stack",
+        Handles = "handles",
+        OutputBytes = "output-bytes",
+        OutputMessages = "output-messages",
+        Trap = "trap",
+        Contract = "contract",
+        /// There was no instance to call, for what is wrong with the plugin.
+        Start = "start",
+        /// There was no instance to call: it is ejected, or has as many as it may.
+        Refused = "refused",
+        /// It waited too long, or its instance ended meanwhile.
+        Waited = "wait",
+        /// A fault of the host.
+        Host = "host",
+    }
+);
+
+label!(
     /// Hundreds of a status.
     StatusClass, "class", {
         Informational = "1xx",
@@ -230,6 +253,7 @@ impl<L: Label, T, const N: usize> Index<L> for By<L, T, N> {
 
 pub(crate) type ByDirection<T> = By<Direction, T, 2>;
 pub(crate) type ByFate<T> = By<Fate, T, 6>;
+pub(crate) type ByKind<T> = By<FailureKind, T, 13>;
 pub(crate) type ByPhase<T> = By<Phase, T, 12>;
 
 /// What one worker counts. Only that worker writes it.
@@ -285,6 +309,8 @@ pub(crate) struct PluginMetrics {
     pub(crate) calls: ByPhase<Counter>,
     /// Traps and calls that broke a limit or the contract.
     pub(crate) failures: ByPhase<Counter>,
+    /// The same by what it was, and calls that were refused.
+    pub(crate) failures_by_kind: ByKind<Counter>,
     pub(crate) call_time: ByPhase<Histogram>,
     /// Thrown away after a failure.
     pub(crate) instances_replaced: Counter,
@@ -300,6 +326,7 @@ pub(crate) struct PluginMetrics {
 pub(crate) struct VersionMetrics {
     /// Sessions that are on it.
     pub(crate) sessions: Gauge,
+    pub(crate) calls: ByPhase<Counter>,
     /// Of calls about messages and heads; how many there were is in here as well.
     pub(crate) serving: Histogram,
     /// Of calls about sessions as they come and go.
@@ -320,6 +347,7 @@ pub(crate) struct VersionMetrics {
 impl VersionMetrics {
     /// Counts a call, which is slow if it took longer than `limit`.
     pub(crate) fn count_call(&self, phase: Phase, time: Duration, limit: Duration) {
+        self.calls[phase].increment();
         match phase {
             Phase::Request | Phase::Response | Phase::Choose | Phase::Message | Phase::Fragment => {
                 self.serving.observe(time);

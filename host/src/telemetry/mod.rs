@@ -5,6 +5,7 @@
 //! | `record.rs` | what is recorded of an exchange or session |
 //! | `line.rs` | how that looks as facts or JSON |
 //! | `clock.rs` | the time of a line |
+//! | `chain.rs` | an error and its causes |
 //! | `access_log.rs` | where lines go, at the end of each |
 //! | `metrics.rs` | counters, one set for each worker |
 //! | `exposition.rs` | their sums, for Prometheus |
@@ -12,6 +13,7 @@
 //! The log proper is `tracing`; this file decides where its events go.
 
 mod access_log;
+mod chain;
 mod clock;
 mod exposition;
 mod line;
@@ -26,13 +28,14 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub(crate) use access_log::{AccessLogFile, AccessLogFiles, AccessLogs, Target};
+pub(crate) use chain::Chain;
 pub(crate) use clock::{Clock, since_epoch};
 pub(crate) use exposition::CONTENT_TYPE;
 pub(crate) use line::{HeadTexts, push_escaped, push_facts, push_json, push_json_escaped};
 #[cfg(test)]
 pub(crate) use metrics::Buckets;
 pub(crate) use metrics::{
-    Contrast, Direction, EndpointMetrics, EndpointStatus, Fate, Label, Metrics, Phase,
+    Contrast, Direction, EndpointMetrics, EndpointStatus, FailureKind, Fate, Label, Metrics, Phase,
     PluginMetrics, ReloadResult, ShadowFigures, ShadowMetrics, VersionFigures, VersionMetrics,
     WorkerMetrics,
 };

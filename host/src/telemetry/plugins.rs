@@ -23,6 +23,11 @@ pub(crate) struct PluginStatus {
     pub(crate) trials: Vec<(&'static str, u64)>,
     /// What candidates that looked on have been seen to do.
     pub(crate) shadows: ShadowFigures,
+    /// Whether its version in force is left out because it kept failing, and how often it was.
+    pub(crate) is_ejected: bool,
+    pub(crate) ejections: u64,
+    /// Instances that serve one session each.
+    pub(crate) own_instances: u64,
 }
 
 /// All plugins in force.
@@ -33,6 +38,9 @@ pub(super) struct Plugins {
     shares: BTreeMap<String, u64>,
     trials: BTreeMap<(String, &'static str), u64>,
     shadows: BTreeMap<String, ShadowFigures>,
+    ejected: BTreeMap<String, bool>,
+    ejections: BTreeMap<String, u64>,
+    own_instances: BTreeMap<String, u64>,
 }
 
 impl Plugins {
@@ -54,6 +62,10 @@ impl Plugins {
             }
             let shadows = all.shadows.entry(status.plugin.clone());
             shadows.or_default().add(&status.shadows);
+            let name = || status.plugin.clone();
+            *all.ejected.entry(name()).or_default() |= status.is_ejected;
+            *all.ejections.entry(name()).or_default() += status.ejections;
+            *all.own_instances.entry(name()).or_default() += status.own_instances;
             let share = all.shares.entry(status.plugin).or_default();
             *share = (*share).max(status.share.unwrap_or(0));
         }
@@ -100,6 +112,21 @@ impl Collector for Plugins {
                 .iter()
                 .map(|(plugin, share)| ([("plugin", &**plugin)], *share)),
         )?;
+        out.gauges(
+            "plugin_ejected",
+            "Whether a plugin is left out because it kept failing",
+            by_name(&self.ejected).map(|(labels, ejected)| (labels, u64::from(*ejected))),
+        )?;
+        out.counters(
+            "plugin_ejections",
+            "Times that the version in force of a plugin was left out because it kept failing",
+            by_name(&self.ejections).map(|(labels, count)| (labels, *count)),
+        )?;
+        out.gauges(
+            "plugin_own_instances",
+            "Instances of plugins that serve one session each",
+            by_name(&self.own_instances).map(|(labels, count)| (labels, *count)),
+        )?;
         out.counters(
             "plugin_trials",
             "Candidates whose trial is over, by outcome",
@@ -126,4 +153,10 @@ impl Collector for Plugins {
             }),
         )
     }
+}
+
+fn by_name<T>(values: &BTreeMap<String, T>) -> impl Iterator<Item = ([(&str, &str); 1], &T)> {
+    values
+        .iter()
+        .map(|(plugin, value)| ([("plugin", &**plugin)], value))
 }

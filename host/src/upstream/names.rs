@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::{self, Host, HostName, Problem};
+use crate::telemetry::Chain;
 
 /// Asks for addresses. Made anew for each reload, so that the system's settings are those of the moment.
 #[derive(Clone)]
@@ -171,10 +172,10 @@ impl Names {
     /// Returns what is known of a name that cannot be found now.
     fn kept(&self, name: &str, before: Addresses, error: &Error) -> Addresses {
         if !before.failing {
-            let error = error as &dyn std::error::Error;
             warn!(
                 name,
-                error, "cannot resolve a name; its last addresses stay in use"
+                error = %Chain(error),
+                "cannot resolve a name; its last addresses stay in use"
             );
         }
         Addresses {

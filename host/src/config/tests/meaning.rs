@@ -9,9 +9,10 @@ use http::StatusCode;
 use super::*;
 use crate::config::variables::Stage;
 use crate::config::{
-    Action, Balance, ClientTimeouts, Compression, Endpoint, HandshakeRules, Host, Http2, Limits,
-    Liveness, MaxAge, Module, OnFailure, Oversize, Pattern, Ping, PluginLimits, RouteTimeouts,
-    Settings, SiteName, SwapPolicy, Target, TicketLimits, UpstreamTls, Variable, WebSocket,
+    Action, Balance, ClientTimeouts, Compression, Ejection, Endpoint, FailurePolicy,
+    HandshakeRules, Host, Http2, Isolation, Limits, Liveness, MaxAge, Module, OnFailure, Oversize,
+    Pattern, Ping, PluginLimits, RouteTimeouts, Settings, SiteName, SnapshotEvery, SwapPolicy,
+    Target, TicketLimits, UpstreamTls, Variable, WebSocket,
 };
 
 fn proxy(upstream: usize) -> Action {
@@ -88,11 +89,25 @@ fn what_a_file_leaves_out_has_its_default() {
     let plugin = &config.plugins[0];
     assert_eq!(plugin.module, Module::Builtin("redact".to_owned()));
     assert_eq!(plugin.config, "{}");
-    assert_eq!(plugin.on_failure, OnFailure::Closed);
+    assert_eq!(plugin.on_failure, FailurePolicy::all(OnFailure::Closed));
+    let ejection = Ejection {
+        failures: 20,
+        percent: 50,
+        within: seconds(10),
+        back_off: seconds(1),
+        max_back_off: seconds(60),
+    };
+    assert_eq!(plugin.eject, Some(ejection));
+    assert_eq!(plugin.isolation, Isolation::Worker);
+    assert_eq!(plugin.snapshot_every, None);
     assert_eq!(plugin.swap, SwapPolicy::NextMessage);
     let limits = PluginLimits {
         call_timeout: Duration::from_millis(5),
         memory_bytes: 16 << 20,
+        table_elements: 65_536,
+        stack_bytes: 512 << 10,
+        handles: 1_000,
+        snapshots_bytes: 16 << 20,
         output_bytes: 4 << 20,
         output_messages: 64,
         tickets: TicketLimits {
@@ -647,4 +662,79 @@ fn maps_may_name_maps_in_any_order() {
     assert_eq!(maps[0].source.parts(), [Part::Variable(Variable::Map(1))]);
     let stages: Vec<_> = maps.iter().map(|map| map.stage).collect();
     assert_eq!(stages, [Stage::Response, Stage::Response, Stage::Request]);
+}
+
+#[test]
+fn a_failure_means_what_the_phase_says_or_else_its_group_or_else_closed() {
+    use OnFailure::{Closed, Open};
+    let rows = [
+        (r#""open""#, [Open, Open, Open, Open, Open]),
+        (r#"{ http = "open" }"#, [Open, Open, Open, Closed, Closed]),
+        (
+            r#"{ http = "open", choose = "closed", messages = "open" }"#,
+            [Open, Open, Closed, Open, Open],
+        ),
+        (
+            r#"{ request = "open", open = "open" }"#,
+            [Open, Closed, Closed, Open, Closed],
+        ),
+        (
+            r#"{ response = "open", messages = "open", open = "closed" }"#,
+            [Closed, Open, Closed, Closed, Open],
+        ),
+    ];
+    for (text, [request, response, choose, open, messages]) in rows {
+        let config = config(&with(MODULE, &format!("+on_failure = {text}")));
+        let meant = FailurePolicy {
+            request,
+            response,
+            choose,
+            open,
+            messages,
+        };
+        assert_eq!(config.plugins[0].on_failure, meant, "{text}");
+    }
+}
+
+#[test]
+fn a_plugin_is_ejected_as_its_table_says_or_never() {
+    let eject = |text: &str| config(&with(MODULE, &format!("+eject = {text}"))).plugins[0].eject;
+    assert_eq!(eject(r#""never""#), None);
+    assert_eq!(eject("{}"), Some(Ejection::default()));
+    let ejection = Ejection {
+        failures: 3,
+        back_off: Duration::from_secs(300),
+        // No less than the first.
+        max_back_off: Duration::from_secs(300),
+        ..Ejection::default()
+    };
+    assert_eq!(
+        eject(r#"{ failures = 3, back_off = "5m" }"#),
+        Some(ejection)
+    );
+}
+
+#[test]
+fn snapshots_are_every_so_many_messages_or_so_often() {
+    let every = |text: &str| {
+        let text = format!("+snapshot_every = {text}");
+        config(&with(MODULE, &text)).plugins[0].snapshot_every
+    };
+    assert_eq!(every("1"), Some(SnapshotEvery::Messages(1)));
+    assert_eq!(
+        every(r#""10s""#),
+        Some(SnapshotEvery::Time(Duration::from_secs(10)))
+    );
+}
+
+#[test]
+fn an_instance_for_each_session_has_its_ceiling() {
+    let isolation = |text: &str| config(&with(MODULE, text)).plugins[0].isolation;
+    let of_sessions = |max_instances| Isolation::Session { max_instances };
+    assert_eq!(isolation(r#"+isolation = "session""#), of_sessions(2_000));
+    assert_eq!(
+        isolation("+isolation = \"session\"\nmax_instances = 7"),
+        of_sessions(7)
+    );
+    assert_eq!(isolation(r#"+isolation = "worker""#), Isolation::Worker);
 }

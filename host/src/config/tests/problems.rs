@@ -494,7 +494,44 @@ fn plugins_and_chains_are_explained_where_they_stand() {
         (
             MODULE,
             r#"+on_failure = "ignore""#,
-            &[r#"7:1: plugins.redact.on_failure: expected "closed" or "open", found "ignore""#],
+            &[
+                r#"7:1: plugins.redact.on_failure: expected "closed", "open" or a table such as { http = "closed", messages = "open" }, found "ignore""#,
+            ],
+        ),
+        (
+            MODULE,
+            r#"+on_failure = { message = "open" }"#,
+            &[
+                r#"7:16: plugins.redact.on_failure.message: unknown key; did you mean `messages`? known here: http, messages, request, response, choose, open"#,
+            ],
+        ),
+        (
+            MODULE,
+            r#"+on_failure = { http = "ignore" }"#,
+            &[
+                r#"7:16: plugins.redact.on_failure.http: expected "closed" or "open", found "ignore""#,
+            ],
+        ),
+        (
+            MODULE,
+            "+eject = true",
+            &[
+                r#"7:1: plugins.redact.eject: expected "never" or a table such as { failures = 20, within = "10s" }, found true"#,
+            ],
+        ),
+        (
+            MODULE,
+            "+eject = { percent = 101 }",
+            &[
+                "7:11: plugins.redact.eject.percent: expected a whole number of at most 100, found 101",
+            ],
+        ),
+        (
+            MODULE,
+            r#"+limits = { stack = "8MiB" }"#,
+            &[
+                r#"7:12: plugins.redact.limits.stack: expected a size from 64KiB to 1MiB, found "8MiB""#,
+            ],
         ),
         (
             MODULE,
@@ -537,9 +574,28 @@ fn plugins_and_chains_are_explained_where_they_stand() {
         ),
         (
             MODULE,
-            r#"+isolation = "session""#,
+            r#"+isolation = "route""#,
+            &[r#"7:1: plugins.redact.isolation: expected "worker" or "session", found "route""#],
+        ),
+        (
+            MODULE,
+            "+max_instances = 20000",
             &[
-                "7:1: plugins.redact.isolation: not supported in this release; a plugin has one instance per worker",
+                "7:1: plugins.redact.max_instances: expected a whole number from 1 to 8000, found 20000",
+            ],
+        ),
+        (
+            MODULE,
+            "+snapshot_every = 0",
+            &[
+                r#"7:1: plugins.redact.snapshot_every: expected a number of messages from 1, or a duration such as "10s", found 0"#,
+            ],
+        ),
+        (
+            MODULE,
+            r#"+snapshot_every = "often""#,
+            &[
+                r#"7:1: plugins.redact.snapshot_every: expected a number of messages from 1, or a duration such as "10s", found "often""#,
             ],
         ),
         (

@@ -11,7 +11,7 @@ use super::loan::Loan;
 use super::{Lent, State, rule};
 use crate::plugin::bindings::tidegate::plugin::http as heads;
 use crate::plugin::bindings::tidegate::plugin::http::{Answer, HeadError};
-use crate::plugin::{Cause, Facts, Handshake, SentRequest};
+use crate::plugin::{Cause, Facts, Handshake, Reopening, SentRequest};
 use crate::telemetry::Phase;
 
 /// Fields of the connection, not of the message. With those of a handshake they are the host's.
@@ -301,7 +301,14 @@ impl heads::HostHandshake for State {
 
     fn reopened(&mut self, _: Resource<HandshakeFacts>) -> Result<bool> {
         match self.lent {
-            Lent::Handshake { reopened, .. } => Ok(reopened),
+            Lent::Handshake { reopening, .. } => Ok(reopening.is_some()),
+            _ => Err(stale()),
+        }
+    }
+
+    fn reopening(&mut self, _: Resource<HandshakeFacts>) -> Result<Option<heads::Reopening>> {
+        match self.lent {
+            Lent::Handshake { reopening, .. } => Ok(reopening.map(Into::into)),
             _ => Err(stale()),
         }
     }
@@ -351,6 +358,15 @@ impl heads::Host for State {
         }
         self.produced.answer = Some(response);
         Ok(())
+    }
+}
+
+impl From<Reopening> for heads::Reopening {
+    fn from(reopening: Reopening) -> Self {
+        match reopening {
+            Reopening::Swap => Self::Swap,
+            Reopening::Failure => Self::Failure,
+        }
     }
 }
 

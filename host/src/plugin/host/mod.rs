@@ -18,7 +18,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Result, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::{Cause, Handshake, Sent, SentRequest, wasi};
+use super::{Cause, Handshake, Reopening, Sent, SentRequest, wasi};
 use crate::config::{self, PluginLimits};
 use crate::protocol::close::CloseCode;
 use crate::protocol::message::MessageKind;
@@ -48,16 +48,24 @@ pub(super) struct State {
     plugin: Arc<str>,
     log: Arc<LogGate>,
     pub(super) tickets: Tickets,
-    /// Bytes of memories and tables, and what they may grow to.
+    /// Bytes of memories and tables, and elements of tables.
     memory: usize,
-    max_memory: usize,
+    tables: usize,
+    limits: PluginLimits,
     /// Counted before a growth, and taken back if that fails.
-    growing: usize,
+    growing: Growth,
     pub(super) call: Call,
     pub(super) lent: Lent,
     pub(super) produced: Produced,
     wasi: WasiCtx,
     table: ResourceTable,
+}
+
+/// What a memory or table grows by.
+#[derive(Clone, Copy, Default)]
+struct Growth {
+    bytes: usize,
+    elements: usize,
 }
 
 /// The call under way and what it may use.
@@ -95,7 +103,7 @@ pub(super) enum Lent {
     Response(Arc<SentRequest>, Loan<response::Parts>),
     Handshake {
         handshake: Arc<Handshake>,
-        reopened: bool,
+        reopening: Option<Reopening>,
     },
 }
 
@@ -111,13 +119,16 @@ impl State {
             bytes: 0,
             messages: 0,
         };
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
         Self {
             plugin: Arc::clone(plugin),
             log: Arc::clone(log),
             tickets: Tickets::new(declared, gate),
             memory: 0,
-            max_memory: limits.memory_bytes,
-            growing: 0,
+            tables: 0,
+            limits: limits.clone(),
+            growing: Growth::default(),
             call: Call {
                 phase: Phase::Configure,
                 kind: MessageKind::Text,
@@ -129,8 +140,12 @@ impl State {
             lent: Lent::Nothing,
             produced: Produced::default(),
             wasi: wasi::context(plugin, log),
-            table: ResourceTable::new(),
+            table,
         }
+    }
+
+    pub(super) fn limits(&self) -> &PluginLimits {
+        &self.limits
     }
 
     /// Asked at each tick of the clock that a call lives through. Wall time stops healthy calls when
@@ -163,24 +178,28 @@ impl State {
         Ok(())
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<bool> {
-        match self.memory.checked_add(bytes) {
-            Some(memory) if memory <= self.max_memory => {
-                self.memory = memory;
-                self.growing = bytes;
-                Ok(true)
-            }
-            _ => Err(Cause::Memory {
-                limit: self.max_memory,
-            }
-            .into()),
+    fn grow(&mut self, growth: Growth) -> Result<bool> {
+        let memory = self.memory.saturating_add(growth.bytes);
+        let tables = self.tables.saturating_add(growth.elements);
+        let limits = &self.limits;
+        if tables > limits.table_elements {
+            let limit = limits.table_elements;
+            return Err(Cause::Tables { limit }.into());
         }
+        if memory > limits.memory_bytes {
+            let limit = limits.memory_bytes;
+            return Err(Cause::Memory { limit }.into());
+        }
+        self.memory = memory;
+        self.tables = tables;
+        self.growing = growth;
+        Ok(true)
     }
 
     fn grow_failed(&mut self) {
-        self.memory = self
-            .memory
-            .saturating_sub(std::mem::take(&mut self.growing));
+        let Growth { bytes, elements } = std::mem::take(&mut self.growing);
+        self.memory = self.memory.saturating_sub(bytes);
+        self.tables = self.tables.saturating_sub(elements);
     }
 }
 
@@ -241,7 +260,10 @@ impl Produced {
 
 impl ResourceLimiter for State {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        self.grow(desired.saturating_sub(current))
+        self.grow(Growth {
+            bytes: desired.saturating_sub(current),
+            elements: 0,
+        })
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> Result<()> {
@@ -250,11 +272,11 @@ impl ResourceLimiter for State {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        self.grow(
-            desired
-                .saturating_sub(current)
-                .saturating_mul(TABLE_ELEMENT_BYTES),
-        )
+        let elements = desired.saturating_sub(current);
+        self.grow(Growth {
+            bytes: elements.saturating_mul(TABLE_ELEMENT_BYTES),
+            elements,
+        })
     }
 
     fn table_grow_failed(&mut self, _: wasmtime::Error) -> Result<()> {

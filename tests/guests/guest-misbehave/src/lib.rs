@@ -13,6 +13,7 @@
 //! | `loop` | never returns |
 //! | `hog` | allocates without end |
 //! | `recurse` | calls itself without end |
+//! | `handles` | takes handles from the host without end, and keeps them |
 //! | `flood` | produces without end: an answer of 256 MiB, messages, or log lines where neither can be had |
 //! | `bad-verdict` | answers what the phase does not allow: `wait`, an endpoint that is not there, a ping of 126 bytes in `open`; in `configure` an error, in `close` nothing |
 //! | `empty-verdict` | answers `respond` and `replace` without what they need; elsewhere nothing |
@@ -27,8 +28,11 @@ use std::hint::black_box;
 
 use serde::Deserialize;
 
-use bindings::exports::tidegate::plugin::{balancer, lifecycle, messages, request, response};
+use bindings::exports::tidegate::plugin::{
+    balancer, handover, lifecycle, messages, request, response,
+};
 use bindings::tidegate::plugin::{http, logging, outgoing};
+use bindings::wasi::clocks::monotonic_clock;
 
 #[allow(
     missing_docs,
@@ -50,6 +54,19 @@ mod bindings {
                 export tidegate:plugin/response@0.1.0;
                 export tidegate:plugin/balancer@0.1.0;
                 export tidegate:plugin/messages@0.1.0;
+                export tidegate:plugin/handover@0.1.0;
+                import wasi:clocks/monotonic-clock@0.2.0;
+            }
+            package wasi:io@0.2.0 {
+                interface poll {
+                    resource pollable;
+                }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    subscribe-duration: func(when: u64) -> pollable;
+                }
             }
         ",
         world: "tests:misbehave/misbehave",
@@ -79,6 +96,9 @@ enum Phase {
     Open,
     Message,
     Close,
+    Snapshot,
+    Restore,
+    Release,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -88,6 +108,7 @@ enum How {
     Loop,
     Hog,
     Recurse,
+    Handles,
     Flood,
     BadVerdict,
     EmptyVerdict,
@@ -166,13 +187,7 @@ impl messages::Guest for Misbehave {
             Some(How::Flood) => flood_the_session(),
             Some(how) => fail(how),
         }
-        TARGETS.with_borrow_mut(|targets| {
-            let index = session as usize;
-            if index >= targets.len() {
-                targets.resize(index + 1, String::new());
-            }
-            targets[index] = target;
-        });
+        remember(session, target);
         let kinds = messages::Kinds::TEXT | messages::Kinds::BINARY;
         messages::Subscription {
             from_client: kinds,
@@ -197,13 +212,66 @@ impl messages::Guest for Misbehave {
     }
 
     fn on_close(session: u32, _: messages::Ending) {
-        let target = TARGETS.with_borrow(|targets| targets[session as usize].clone());
-        match due(Phase::Close, target.as_bytes()) {
+        match due(Phase::Close, target_of(session).as_bytes()) {
             None | Some(How::BadVerdict | How::EmptyVerdict) => {}
             Some(How::Flood) => flood_the_log(),
             Some(how) => fail(how),
         }
     }
+}
+
+impl handover::Guest for Misbehave {
+    fn snapshot(session: u32) -> handover::State {
+        let target = target_of(session);
+        match due(Phase::Snapshot, target.as_bytes()) {
+            None | Some(How::BadVerdict | How::EmptyVerdict) => {}
+            Some(How::Flood) => {
+                return handover::State {
+                    form: 1,
+                    bytes: vec![b'x'; 2 << 20],
+                };
+            }
+            Some(how) => fail(how),
+        }
+        handover::State {
+            form: 1,
+            bytes: target.into_bytes(),
+        }
+    }
+
+    fn restore(session: u32, state: handover::State) -> Result<(), String> {
+        match due(Phase::Restore, &state.bytes) {
+            None | Some(How::EmptyVerdict) => {}
+            Some(How::BadVerdict) => return Err("told to refuse the session".to_owned()),
+            Some(How::Flood) => flood_the_log(),
+            Some(how) => fail(how),
+        }
+        let target = String::from_utf8(state.bytes).map_err(|error| error.to_string())?;
+        remember(session, target);
+        Ok(())
+    }
+
+    fn release(session: u32) {
+        match due(Phase::Release, target_of(session).as_bytes()) {
+            None | Some(How::BadVerdict | How::EmptyVerdict) => {}
+            Some(How::Flood) => flood_the_log(),
+            Some(how) => fail(how),
+        }
+    }
+}
+
+fn remember(session: u32, target: String) {
+    TARGETS.with_borrow_mut(|targets| {
+        let index = session as usize;
+        if index >= targets.len() {
+            targets.resize(index + 1, String::new());
+        }
+        targets[index] = target;
+    });
+}
+
+fn target_of(session: u32) -> String {
+    TARGETS.with_borrow(|targets| targets[session as usize].clone())
 }
 
 /// Says how to misbehave in this call, if at all.
@@ -225,6 +293,9 @@ fn fail(how: How) -> ! {
                 hoard.push(black_box(vec![1_u8; 64 << 10]));
             }
         }
+        How::Handles => loop {
+            std::mem::forget(monotonic_clock::subscribe_duration(0));
+        },
         How::Recurse => {
             recurse(0);
             unreachable!("the stack has no end")

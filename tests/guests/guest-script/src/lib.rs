@@ -16,6 +16,7 @@
 //! | `who` | the sender is told the `name`; dropped |
 //! | `total` | as `count`, of all sessions of the instance |
 //! | `busy` | `busy` is logged, then nothing else happens on the worker for a while; dropped |
+//! | `trap` | the instance ends |
 //! | `facts` | the sender is told about the handshake, one `name=value` a line; dropped |
 //! | anything else | passes |
 //!
@@ -45,8 +46,8 @@ use std::error::Error;
 use serde::{Deserialize, Serialize};
 use tidegate_plugin::{
     Answer, Ending, Handover, Handshake, Kinds, Message, MessageVerdict, Messages, OnRequest,
-    OnResponse, Outgoing, Plugin, RequestHead, ResponseHead, SentRequest, Side, Subscription,
-    Verdict, log,
+    OnResponse, Outgoing, Plugin, Reopening, RequestHead, ResponseHead, SentRequest, Side,
+    Subscription, Verdict, log,
 };
 
 struct Script {
@@ -241,6 +242,7 @@ impl Messages for Script {
             "past" => out.send_text(message.origin, &session.past.join(",")),
             "who" => out.send_text(message.origin, &self.config.name),
             "total" => out.send_text(message.origin, &self.seen.to_string()),
+            "trap" => panic!("told to trap"),
             "busy" => {
                 log::info!("busy");
                 for n in 0..BUSY {
@@ -292,6 +294,15 @@ impl Handover for Script {
 
 tidegate_plugin::export!(Script: OnRequest, OnResponse, Messages, Handover);
 
+fn reopening(handshake: &Handshake) -> String {
+    match handshake.reopening() {
+        None => "no",
+        Some(Reopening::Swap) => "swap",
+        Some(Reopening::Failure) => "failure",
+    }
+    .to_owned()
+}
+
 fn facts(handshake: &Handshake) -> String {
     let text =
         |value: Option<Vec<u8>>| String::from_utf8(value.unwrap_or_default()).unwrap_or_default();
@@ -303,6 +314,7 @@ fn facts(handshake: &Handshake) -> String {
         ("endpoint", handshake.endpoint()),
         ("subprotocol", handshake.subprotocol().unwrap_or_default()),
         ("reopened", handshake.reopened().to_string()),
+        ("reopening", reopening(handshake)),
         ("request-x-fact", text(handshake.request_field("x-fact"))),
         ("response-x-fact", text(handshake.response_field("x-fact"))),
     ]
