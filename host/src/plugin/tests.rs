@@ -619,6 +619,21 @@ fn memory_that_the_limit_does_not_allow_keeps_a_plugin_from_starting() {
 }
 
 #[test]
+fn tables_that_the_limit_does_not_allow_keep_a_plugin_from_starting() {
+    let world = "package test:guest; world guest { export tidegate:plugin/lifecycle@0.1.0; }";
+    let bytes = module(world, &format!("(table 2000 funcref) {LIFECYCLE}"));
+    let engine = Engine::new().unwrap();
+    let mut plugin = declared("{}", OnFailure::Closed);
+    let error = engine.load(&plugin, &bytes).unwrap_err();
+    assert!(
+        matches!(error, Error::Start(Cause::Tables { limit: 1_000 })),
+        "{error:?}"
+    );
+    plugin.limits.table_elements = 3_000;
+    engine.load(&plugin, &bytes).unwrap();
+}
+
+#[test]
 fn a_plugin_is_current_until_its_bytes_or_configuration_change() {
     let engine = Engine::new().unwrap();
     let bytes = guest(&ALL);
