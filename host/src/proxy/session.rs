@@ -643,6 +643,6 @@ mod tests {
             size_of::<F>()
         }
         let size = size(run);
-        assert!(size <= 3840, "{size} bytes");
+        assert!(size <= 4096, "{size} bytes");
     }
 }
