@@ -92,23 +92,13 @@ async fn time_of(frame: &Frame, plugins: &str) -> Duration {
     let request = handshake("/") + &format!("\nSec-WebSocket-Extensions: {EXTENSION}");
     client.send_head(&request).await;
     assert_eq!(client.read_head().await.status(), 101);
-    let before = time_of_process(&tidegate);
+    let before = tidegate.process.cpu_time();
     for _ in 0..BURSTS {
         client.send(&burst).await;
         client.read_frame().await;
     }
-    let spent = time_of_process(&tidegate) - before;
+    let spent = tidegate.process.cpu_time() - before;
     spent / u32::try_from(BURST * BURSTS).unwrap()
-}
-
-fn time_of_process(tidegate: &Tidegate) -> Duration {
-    let tasks = format!("/proc/{}/task", tidegate.process.id());
-    let tasks = std::fs::read_dir(tasks).unwrap();
-    let nanoseconds = tasks.map(|task| {
-        let times = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
-        times.split(' ').next().unwrap().parse::<u64>().unwrap()
-    });
-    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// What an application may say: 1 KiB of JSON.

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::harness::{
-    Connection, Frame, Service, Tidegate, accepting, close, eventually, guest, one_listener, ping,
-    route_to, text,
+    Connection, Frame, STALL, Service, Tidegate, accepting, close, eventually, guest, one_listener,
+    ping, route_to, text,
 };
 
 /// A configuration with a plugin `mine` that sees messages of the client, of both sides, or of nobody.
@@ -137,6 +137,33 @@ async fn pings_of_the_proxy_go_on_and_their_answers_stay_here() {
             return;
         }
     }
+}
+
+/// Both directions wait here: one for its reader, and the move for the other's message to end.
+#[tokio::test]
+async fn a_session_that_cannot_move_yet_waits_without_being_busy() {
+    let service = Service::start(|mut connection| async move {
+        let head = connection.read_head().await;
+        connection.send(accepting(&head).to_wire()).await;
+        connection.send_frame(part(1, false, "begun")).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut tidegate = Tidegate::start(&watching(&service, "nobody")).await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(client.read_frame().await.payload, b"begun");
+    tidegate
+        .reload_with(&watching(&service, "both"))
+        .await
+        .unwrap();
+    let message = text("x".repeat(1000)).encode(Some([1, 2, 3, 4]));
+    let most = 64 << 20;
+    assert!(client.send_until_stalled(&message, most).await < most);
+    // Half a second of nothing.
+    let before = tidegate.process.cpu_time();
+    assert_eq!(client.send_until_stalled(&message, most).await, 0);
+    let busy = tidegate.process.cpu_time() - before;
+    assert!(busy < STALL / 2, "{busy:?}");
 }
 
 /// Both kinds of relay in turn, under load: nothing is lost, doubled or reordered.

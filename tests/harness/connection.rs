@@ -56,7 +56,7 @@ impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// After this long without progress a sender counts as stalled.
-pub(super) const STALL: Duration = Duration::from_millis(500);
+pub(crate) const STALL: Duration = Duration::from_millis(500);
 
 impl Connection {
     /// Connects to an address as a client.

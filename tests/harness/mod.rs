@@ -23,7 +23,7 @@ mod tls;
 
 use std::time::Duration;
 
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, STALL};
 pub(crate) use dns::NameServer;
 pub(crate) use files::Folder;
 pub(crate) use foreign::{chromium, node, python};

@@ -239,10 +239,6 @@ impl Tunnel {
     fn catch_up(&mut self, cx: &Context<'_>, watch: &Watch) -> Option<Outcome> {
         let watched = self.watched.as_mut()?;
         let flows = [&mut self.to_service, &mut self.to_client];
-        // Whatever comes of it, what waits goes on.
-        if flows.iter().any(|flow| flow.waits()) {
-            cx.waker().wake_by_ref();
-        }
         if !watched.chain.is_behind() || self.closer.is_some() || self.leaving.is_some() {
             return None;
         }
@@ -637,6 +633,8 @@ impl Flow {
                     match self.then.take().as_deref() {
                         Some(Then::Look) => {
                             self.then = Some(Box::new(Then::Wait(after.to_vec())));
+                            // Whatever comes of the look, what waits goes on.
+                            cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
                         Some(Then::Stop) => {
