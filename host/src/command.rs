@@ -107,7 +107,7 @@ enum Command {
         /// Where the proxy listens
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
         listen: SocketAddr,
-        /// Where /healthz and /metrics are served; nowhere if not given
+        /// Where the admin listener is (`tidegate plugin`, /metrics, ...); nowhere if not given
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
         /// Print the configuration that the demo runs with, and exit

@@ -363,13 +363,16 @@ async fn everyone_is_served_by_the_backup_until_one_endpoint_is_back() {
         endpoint(two.address, fails),
         endpoint(backup.address, ", backup = true"),
     ];
-    let tidegate = Tidegate::serving(&group("", &endpoints)).await;
+    let mut tidegate = Tidegate::serving(&group("", &endpoints)).await;
     assert_eq!(turns(&tidegate, 4).await, "backup".repeat(4));
+    let out = tidegate.log("endpoint is out for its failures").await;
+    assert_eq!(out["level"], "WARN");
     let _back = one.serve("back");
     eventually("use of the endpoint that is back", async || {
         (tidegate.get("/").await.text() == "back").then_some(())
     })
     .await;
+    tidegate.log("endpoint is back").await;
     // The other one stays dead: whenever it is probed, the one that is back takes over.
     assert_eq!(turns(&tidegate, 6).await, "back".repeat(6));
 }

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file could not be read at all.
-    #[error("{}: cannot be read", file.display())]
-    Read { file: PathBuf, source: io::Error },
+    #[error("{}: cannot be read: {error}", file.display())]
+    Read { file: PathBuf, error: io::Error },
     /// All that is wrong with the file, in its order, and then what is dubious. One line each.
     #[error("{}", Lines(problems, warnings))]
     Invalid {

@@ -39,9 +39,9 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
 
 /// Reads a file.
 pub(super) fn load(file: &Path) -> Result<Loaded, Error> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+    let text = std::fs::read_to_string(file).map_err(|error| Error::Read {
         file: file.to_owned(),
-        source,
+        error,
     })?;
     parse(&text, file)
 }

@@ -168,7 +168,10 @@ fn candidates(out: &mut String, upstream: &Candidates) {
         row(
             out,
             "",
-            &format!("requests like it go to {}", upstream.next.join(", ")),
+            &format!(
+                "requests like it, all kept open, go to {}",
+                upstream.next.join(", ")
+            ),
         );
     }
 }

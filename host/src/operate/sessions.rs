@@ -53,6 +53,7 @@ pub(crate) enum Sessions {
         /// What the Close frame says
         #[arg(long, default_value = "1001")]
         code: String,
+        /// Its text, of at most 123 bytes
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         #[command(flatten)]

@@ -20,7 +20,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::body::ResponseBody;
 use super::client::Client;
@@ -592,9 +592,14 @@ impl Session {
         error: &upstream::Error,
     ) {
         chosen.metrics.failures.increment();
-        self.worker.balancer.failed(upstream, chosen.index);
+        let is_out = self.worker.balancer.failed(upstream, chosen.index);
         let endpoint = &upstream.endpoints[chosen.index].name;
-        debug!(%endpoint, error = %Chain(error), "attempt failed");
+        if is_out {
+            let upstream = &upstream.name;
+            warn!(%upstream, %endpoint, error = %Chain(error), "endpoint is out for its failures");
+        } else {
+            debug!(%endpoint, error = %Chain(error), "attempt failed");
+        }
     }
 }
 

@@ -44,17 +44,12 @@ impl Parameters {
         self.read(name, "a duration such as `30s` or `10m`", duration)
     }
 
-    /// Returns the names of what was asked for so far.
-    pub(super) fn known(&self) -> String {
-        self.known.join("`, `")
-    }
-
     /// Refuses what is left.
     pub(super) fn finish(self) -> Result<(), String> {
         match self.given.keys().next() {
             None => Ok(()),
             Some(unknown) => {
-                let known = self.known();
+                let known = self.known.join("`, `");
                 Err(format!(
                     "unknown parameter `{unknown}`; known here: `{known}`"
                 ))

@@ -161,10 +161,12 @@ fn those(given: BTreeMap<String, String>) -> Result<(Which, Goodbye), String> {
     let goodbye = goodbye(&mut parameters)?;
     let which = which(&mut parameters)?;
     let all = parameters.read("all", "`true`", |text| (text == "true").then_some(()))?;
-    let known = parameters.known();
     parameters.finish()?;
     if which.is_all() && all.is_none() {
-        return Err(format!("say which sessions; known here: `{known}`"));
+        let by = "`site`, `route`, `plugin`, `client`, `endpoint`, `older_than` or `idle_for`";
+        return Err(format!(
+            "say which sessions, by {by}, or `all=true` (`--all`)"
+        ));
     }
     Ok((which, goodbye))
 }

@@ -73,10 +73,12 @@ fn set_drained(seen: &Seen, (name, endpoint): &(String, String), drained: bool) 
     if found == 0 {
         return unknown(&generation, name, endpoint);
     }
-    info!(
-        upstream = name,
-        endpoint, drained, "endpoint drained, or not any more"
-    );
+    let what = if drained {
+        "endpoint drained"
+    } else {
+        "endpoint drained no more"
+    };
+    info!(upstream = name, endpoint, "{what}");
     answer(&json!({ "upstream": name, "endpoint": endpoint, "drained": drained }))
 }
 

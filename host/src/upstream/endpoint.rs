@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tracing::info;
+
 use super::Upstream;
 use super::health::{self, Health};
 use crate::config;
@@ -89,7 +91,9 @@ impl Endpoint {
 
     /// Notes that an attempt succeeded.
     pub(crate) fn succeeded(&self) {
-        self.state.health.success(self.max_fails);
+        if self.state.health.success(self.max_fails) {
+            info!(endpoint = %self.name, "endpoint is back");
+        }
     }
 
     /// Whether the endpoint is in use, or would be tried. `alone`: nothing is gained by leaving it alone

@@ -47,23 +47,28 @@ impl Health {
         max_fails == 0 || self.fails.load(Ordering::Relaxed) < max_fails
     }
 
-    /// Counts a failure: a connection that was refused or broke, or an answer that did not come.
-    pub(crate) fn failure(&self, now: u64) {
-        self.fails.fetch_add(1, Ordering::Relaxed);
+    /// Counts a failure: a connection that was refused or broke, or an answer that did not come. Returns
+    /// how many there are.
+    pub(crate) fn failure(&self, now: u64) -> u32 {
+        let before = self.fails.fetch_add(1, Ordering::Relaxed);
         self.failed.store(now, Ordering::Relaxed);
         self.checked.store(now, Ordering::Relaxed);
+        before.saturating_add(1)
     }
 
-    /// Forgets failures once an attempt made after the last of them has succeeded.
-    pub(crate) fn success(&self, max_fails: u32) {
+    /// Forgets failures once an attempt made after the last of them has succeeded. Returns whether that
+    /// brought the endpoint back.
+    pub(crate) fn success(&self, max_fails: u32) -> bool {
         if self.fails.load(Ordering::Relaxed) != 0
             && self.failed.load(Ordering::Relaxed) < self.checked.load(Ordering::Relaxed)
         {
             let fails = self.fails.swap(0, Ordering::Relaxed);
             if max_fails != 0 && fails >= max_fails {
                 self.rises(now());
+                return true;
             }
         }
+        false
     }
 
     /// Notes that the endpoint is there again, or for the first time.

@@ -210,16 +210,18 @@ impl Balancer {
         }
     }
 
-    /// Lowers the share of an endpoint that failed; it grows back with each round.
-    pub(crate) fn failed(&self, upstream: &Upstream, index: usize) {
+    /// Lowers the share of an endpoint that failed; it grows back with each round. Returns whether the
+    /// failure takes it out.
+    pub(crate) fn failed(&self, upstream: &Upstream, index: usize) -> bool {
         let endpoint = &upstream.endpoints[index];
-        endpoint.state.health.failure(health::now());
+        let failures = endpoint.state.health.failure(health::now());
         if let Some(turns) = self.rounds.borrow_mut().get_mut(&upstream.id)
             && let Some(turn) = turns.get_mut(index)
             && endpoint.max_fails > 0
         {
             turn.cut(endpoint);
         }
+        failures == endpoint.max_fails && !upstream.is_alone()
     }
 }
 
