@@ -6,8 +6,8 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::harness::{
-    Connection, Folder, Service, Tidegate, command, eventually, handshake, one_listener, route_to,
-    text, variant,
+    Connection, Folder, Service, Tidegate, close, command, eventually, handshake, one_listener,
+    route_to, text, variant,
 };
 
 /// Behind the proxy: WebSockets, and at `/plain` requests.
@@ -263,6 +263,30 @@ async fn a_candidate_that_traps_now_and_then_is_rolled_back_and_no_session_is_lo
         metrics.sum("tidegate_plugin_trials_total", &labels)
     };
     assert_eq!((trials("rolled-back"), trials("promoted")), (1.0, 0.0));
+}
+
+#[tokio::test]
+async fn what_a_candidate_did_to_sessions_that_have_ended_counts_if_each_has_its_own_instance() {
+    let plugin = format!("{NAMED_A}on_failure = \"open\"\nisolation = \"session\"\n");
+    let (_services, tidegate) = start(&plugin).await;
+    let flags = ["--percent", "100", "--max-traps", "2"];
+    begin(&tidegate, "name=b,trap=2", &flags);
+    // One after the other, and one failure in each, so no session alone is too much. Which worker serves
+    // them does not matter: the figures are those of all.
+    for _ in 0..3 {
+        let mut client = tidegate.websocket("/").await;
+        client.expect_echo("first").await;
+        client.expect_echo("second").await;
+        client.send_frame(close(1000, "")).await;
+        assert_eq!(client.read_frame().await, close(1000, ""));
+        client.expect_end().await;
+    }
+    let ended = outcome(&tidegate).await;
+    let reason = "3 failed calls, with 2 allowed (max_traps)";
+    assert_eq!(
+        (&ended["outcome"], &ended["reason"]),
+        (&"rolled-back".into(), &reason.into())
+    );
 }
 
 #[tokio::test]

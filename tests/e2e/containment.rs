@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
-use crate::harness::{Connection, Service, Tidegate, eventually, guest, handshake, route_to, text};
+use crate::harness::{
+    Connection, Service, Tidegate, close, eventually, guest, handshake, route_to, text,
+};
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -216,6 +218,30 @@ async fn a_plugin_that_keeps_failing_is_ejected_and_the_health_says_it() {
     assert_eq!(open.read_frame().await.close_code(), Some(1013));
     assert_eq!(tidegate.get("/good").await.status(), 200);
     other.expect_echo("another plugin").await;
+}
+
+#[tokio::test]
+async fn calls_in_sessions_that_have_ended_went_well_all_the_same() {
+    let service = both().await;
+    let own = format!("on_failure = \"open\"\nisolation = \"session\"\n{LONG}");
+    let routes = misbehaving(&service, "bad", "message", "trap", &own) + ADMIN;
+    let tidegate = Tidegate::serving(&routes).await;
+    for _ in 0..5 {
+        let mut client = tidegate.websocket("/bad").await;
+        for _ in 0..9 {
+            client.expect_echo("well").await;
+        }
+        client.expect_echo("boom").await;
+        client.send_frame(close(1000, "")).await;
+        assert_eq!(client.read_frame().await, close(1000, ""));
+        client.expect_end().await;
+    }
+    let metrics = tidegate.metrics().await;
+    let bad = [("plugin", "bad")];
+    let traps = [bad[0], ("kind", "trap")];
+    let of_kind = "tidegate_plugin_failures_by_kind_total";
+    assert_eq!(metrics.sum(of_kind, &traps), 5.0);
+    assert_eq!(metrics.sum("tidegate_plugin_ejections_total", &bad), 0.0);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod sessions;
 mod shadow;
 mod slots;
 mod snapshots;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod trial;

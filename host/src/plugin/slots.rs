@@ -19,23 +19,21 @@ use super::bindings::exports::tidegate::plugin::handover::State as SessionState;
 use super::breaker::{Admission, Now};
 use super::engine::{Compiled, Version};
 use super::handover::Refusal;
-use super::host::{Allowance, Caller, Gate, LogGate};
+use super::host::{Allowance, Caller, Gate};
 use super::instance::Instance;
 use super::isolation::Permit;
 use super::onlooker::Onlooker;
 use super::rollout::{Assignment, Plugin};
 use super::snapshots::{Room, Snapshots};
+use super::tally::{Tallies, Tally};
 use super::trial::Lot;
 use super::{Cause, Failure};
 use crate::config::{Isolation, OnFailure};
-use crate::telemetry::{Label, Phase, PluginMetrics, VersionMetrics, WorkerMetrics};
+use crate::telemetry::{Label, Phase, PluginMetrics, WorkerMetrics};
 
 /// How long after a failed start the next one is tried, at first and at most.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
-
-/// Failures of a plugin that are logged per second and worker.
-const MAX_REPORTS: u32 = 5;
 
 /// Sessions that one instance serves: those that a trap of another one can touch.
 const SESSIONS_PER_INSTANCE: usize = 2048;
@@ -68,6 +66,7 @@ pub(super) struct Seat {
     candidate: RefCell<Vec<Rc<Slot>>>,
     /// That candidate, if it only looks on.
     onlooker: RefCell<Option<Rc<Onlooker>>>,
+    tallies: Tallies,
     /// For snapshots.
     room: Rc<Room>,
     timed: Timed,
@@ -77,13 +76,9 @@ pub(super) struct Seat {
 pub(super) struct Slot {
     version: Arc<Version>,
     metrics: Arc<PluginMetrics>,
-    version_metrics: Arc<VersionMetrics>,
+    tally: Rc<Tally>,
     /// Calls that take longer are counted.
     slow_after: Duration,
-    /// For what the plugin writes.
-    log: Arc<LogGate>,
-    /// For what the host writes about its failures.
-    reports: LogGate,
     caller: Caller,
     gate: Arc<Gate>,
     live: RefCell<Option<Instance>>,
@@ -164,6 +159,7 @@ impl Instances {
                 slots: RefCell::default(),
                 candidate: RefCell::default(),
                 onlooker: RefCell::default(),
+                tallies: Tallies::default(),
                 room: Rc::default(),
                 timed: Rc::clone(&self.timed),
             })
@@ -271,6 +267,10 @@ impl Seat {
             self.candidate.borrow_mut().clear();
             self.onlooker.take();
         }
+        self.tallies.retain(|version| {
+            let trial = next.trial().map(|trial| trial.version.id());
+            version == next.version().id() || Some(version) == trial
+        });
         true
     }
 
@@ -296,11 +296,9 @@ impl Seat {
         };
         let slot = Rc::new(Slot {
             metrics,
-            version_metrics: version.count(),
+            tally: self.tallies.of(version),
             slow_after: version.slow_after(),
             version: Arc::clone(version),
-            log: LogGate::of_plugin(),
-            reports: LogGate::new(MAX_REPORTS),
             caller: Rc::clone(&self.caller),
             gate: Arc::clone(&self.gate),
             live: RefCell::default(),
@@ -342,13 +340,13 @@ impl Slot {
 
     /// Returns a number for a session: one that is free again, or the next.
     pub(super) fn number_session(&self) -> u32 {
-        self.version_metrics.sessions.increment();
+        self.tally.metrics.sessions.increment();
         let number = self.sessions.borrow_mut().insert(());
         u32::try_from(number).expect("a worker holds fewer sessions than a u32 counts")
     }
 
     pub(super) fn free_session(&self, number: u32) {
-        self.version_metrics.sessions.decrement();
+        self.tally.metrics.sessions.decrement();
         self.sessions.borrow_mut().try_remove(number as usize);
         self.snapshots.forget(number);
     }
@@ -395,7 +393,7 @@ impl Slot {
     pub(super) fn keep_snapshot(&self, session: u32, state: SessionState) {
         if self.snapshots.are_kept()
             && !self.snapshots.keep(session, state)
-            && let Some(unreported) = self.reports.admit()
+            && let Some(unreported) = self.tally.reports.admit()
         {
             let plugin: &str = self.version.name();
             warn!(
@@ -417,7 +415,7 @@ impl Slot {
     /// Notes that a session is opened without the snapshot that there is.
     pub(super) fn refused_snapshot(&self, session: u32, reason: &str) {
         self.snapshots.forget(session);
-        if let Some(unreported) = self.reports.admit() {
+        if let Some(unreported) = self.tally.reports.admit() {
             let plugin: &str = self.version.name();
             warn!(
                 plugin,
@@ -471,8 +469,7 @@ impl Slot {
         *time_spent += took;
         self.metrics.calls[phase].increment();
         self.metrics.call_time[phase].observe(took);
-        self.version_metrics
-            .count_call(phase, took, self.slow_after);
+        self.tally.metrics.count_call(phase, took, self.slow_after);
         if admission == Admission::Trial && result.is_ok() {
             self.version
                 .breaker()
@@ -483,9 +480,9 @@ impl Slot {
         if let Err(cause) = &result {
             self.failed(admission, phase, cause);
             self.metrics.failures[phase].increment();
-            self.version_metrics.failures.increment();
+            self.tally.metrics.failures.increment();
             if matches!(cause, Cause::Timeout { .. }) {
-                self.version_metrics.timeouts.increment();
+                self.tally.metrics.timeouts.increment();
             }
             self.metrics.instances_replaced.increment();
             *live = None;
@@ -592,7 +589,7 @@ impl Slot {
     pub(super) fn failed_waiting(&self, phase: Phase, cause: &Cause) {
         self.metrics.failures_by_kind[cause.kind()].increment();
         self.metrics.failures[phase].increment();
-        self.version_metrics.failures.increment();
+        self.tally.metrics.failures.increment();
     }
 
     fn on_failure(&self, phase: Phase) -> OnFailure {
@@ -617,7 +614,7 @@ impl Slot {
             });
         }
         self.metrics.calls[Phase::Configure].increment();
-        let started = Instance::start(&self.version, &self.log, &self.gate);
+        let started = Instance::start(&self.version, &self.tally.log, &self.gate);
         self.metrics.call_time[Phase::Configure].observe(now.elapsed());
         match started {
             Ok(instance) => {
@@ -633,7 +630,7 @@ impl Slot {
                     until: Instant::now() + delay,
                 }));
                 self.metrics.failures[Phase::Configure].increment();
-                self.version_metrics.failures.increment();
+                self.tally.metrics.failures.increment();
                 let cause = Cause::from(error);
                 self.report(Phase::Configure, &cause);
                 Err(cause)
@@ -643,21 +640,21 @@ impl Slot {
 
     /// Counts a session that ended on this version.
     pub(super) fn count_close(&self, code: u16) {
-        self.version_metrics.count_close(code);
+        self.tally.metrics.count_close(code);
     }
 
     /// Counts a session that came from another version.
     pub(super) fn count_move(&self) {
-        self.version_metrics.moved.increment();
+        self.tally.metrics.moved.increment();
     }
 
     /// Notes that a session did not come from another version with what that knew of it.
     pub(super) fn refused(&self, why: &Refusal, instead: &'static str) {
-        self.version_metrics.refused.increment();
+        self.tally.metrics.refused.increment();
         match why {
             Refusal::Failed(phase, cause) => self.report(*phase, cause),
             Refusal::Refused(reason) => {
-                if let Some(unreported) = self.reports.admit() {
+                if let Some(unreported) = self.tally.reports.admit() {
                     let plugin: &str = self.version.name();
                     warn!(plugin, reason, unreported, "{instead}");
                 }
@@ -666,7 +663,7 @@ impl Slot {
     }
 
     pub(super) fn report(&self, phase: Phase, cause: &Cause) {
-        if let Some(unreported) = self.reports.admit() {
+        if let Some(unreported) = self.tally.reports.admit() {
             let plugin: &str = self.version.name();
             let function = super::function(phase);
             let kind = cause.kind().value();
