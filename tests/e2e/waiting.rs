@@ -686,6 +686,14 @@ async fn a_candidate_that_looks_on_asks_nobody() {
     assert_eq!(trial["differences"]["failure"], 0, "{trial}");
     assert!(oracle.was_asked().is_none());
     assert_eq!(open_tickets(&tidegate).await, 0.0);
+    // What it would have started takes nothing from the version in force.
+    let metrics = tidegate.metrics().await;
+    for name in [
+        "tidegate_plugin_tickets_total",
+        "tidegate_plugin_tickets_refused_total",
+    ] {
+        assert_eq!(metrics.sum(name, &[("plugin", "waits")]), 0.0, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 use tracing::info;
 
-use super::host::LogGate;
+use super::host::{Gate, LogGate};
 use super::trial::{Lot, Role, Share, Trial};
 use super::{MessageVerdict, Sent};
 use crate::telemetry::{Contrast, Label as _, Phase, ShadowFigures, ShadowMetrics};
@@ -55,6 +55,8 @@ pub(super) struct Onlooker {
     credit: Cell<i64>,
     counted_to: Cell<Instant>,
     reports: LogGate,
+    /// What it starts takes nothing from what the plugin may start.
+    gate: Arc<Gate>,
 }
 
 impl Observed {
@@ -97,11 +99,16 @@ impl Onlooker {
             credit: Cell::new(nanos(SAVINGS)),
             counted_to: Cell::new(Instant::now()),
             reports: LogGate::new(REPORTS_PER_SECOND),
+            gate: Gate::new(Arc::default()),
         }))
     }
 
     pub(super) fn trial(&self) -> &Arc<Trial> {
         &self.trial
+    }
+
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Whether it is shown what has drawn `lot` and came with these fields.

@@ -92,6 +92,10 @@ impl MessageChain {
     /// Tells the candidate what plugin `n` knows of the session, if it has missed something. For before a
     /// message is shown to the plugin.
     pub(super) fn follow(&mut self, n: usize) {
+        // What waits in the session is more than a snapshot tells.
+        if self.is_parked() {
+            return;
+        }
         let link = &mut self.links[n];
         let is_open = link.is_open();
         let Some(shadow) = &mut link.shadow else {

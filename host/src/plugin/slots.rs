@@ -290,9 +290,11 @@ impl Seat {
         let every = every.filter(|_| version.compiled().handover.is_some());
         let snapshots = Snapshots::new(every, settings.limits.snapshots_bytes, &self.room);
         // What an onlooker does is not what the plugin does.
-        let metrics = match &*self.onlooker.borrow() {
-            Some(onlooker) if Arc::ptr_eq(&onlooker.trial().version, version) => Arc::default(),
-            _ => Arc::clone(&self.metrics),
+        let (metrics, gate) = match &*self.onlooker.borrow() {
+            Some(onlooker) if Arc::ptr_eq(&onlooker.trial().version, version) => {
+                (Arc::default(), Arc::clone(onlooker.gate()))
+            }
+            _ => (Arc::clone(&self.metrics), Arc::clone(&self.gate)),
         };
         let slot = Rc::new(Slot {
             metrics,
@@ -300,7 +302,7 @@ impl Seat {
             slow_after: version.slow_after(),
             version: Arc::clone(version),
             caller: Rc::clone(&self.caller),
-            gate: Arc::clone(&self.gate),
+            gate,
             live: RefCell::default(),
             waiting: RefCell::default(),
             life: Cell::new(0),
