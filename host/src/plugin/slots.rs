@@ -488,14 +488,19 @@ impl Slot {
             }
             self.metrics.instances_replaced.increment();
             *live = None;
-            self.life.set(self.life.get().wrapping_add(1));
-            for (_, waker) in self.waiting.borrow_mut().iter_mut() {
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            }
+            self.instance_ended();
         }
         result
+    }
+
+    /// Begins the next life, and wakes those who wait for what is gone with the last one.
+    fn instance_ended(&self) {
+        self.life.set(self.life.get().wrapping_add(1));
+        for (_, waker) in self.waiting.borrow_mut().iter_mut() {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
     }
 
     /// Asks whether the plugin is called at all. While it is not, it has no instances either: its sessions
@@ -503,7 +508,7 @@ impl Slot {
     fn admit(&self, phase: Phase) -> Result<Admission, Cause> {
         self.version.breaker().admit().map_err(|retry_in| {
             if self.live.take().is_some() {
-                self.life.set(self.life.get().wrapping_add(1));
+                self.instance_ended();
             }
             let cause = Cause::Ejected { retry_in };
             self.metrics.failures_by_kind[cause.kind()].increment();

@@ -4,11 +4,14 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use wit_parser::Resolve;
 
+use super::breaker::{Admission, Now};
 use super::*;
 use crate::config::{self, FailurePolicy, Module, OnFailure, PluginLimits, SwapPolicy};
 use crate::telemetry::WorkerMetrics;
@@ -303,7 +306,7 @@ fn declared(config: &str, on_failure: OnFailure) -> config::Plugin {
         },
         call: Vec::new(),
         on_failure: FailurePolicy::all(on_failure),
-        eject: None,
+        eject: Some(config::Ejection::default()),
         isolation: config::Isolation::Worker,
         snapshot_every: None,
         swap: SwapPolicy::NextMessage,
@@ -1108,6 +1111,35 @@ fn session_numbers_are_dense_and_used_again() {
     assert_eq!(slot.number_session(), 2);
     drop(second);
     assert_eq!(slot.number_session(), 1);
+}
+
+#[test]
+fn who_waits_in_an_instance_is_woken_when_the_plugin_has_been_ejected() {
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    let it = closed(&[r#"{"A":"a"}"#]);
+    let plugin = &it.chain.plugins()[0];
+    let slot = it.instances.seat(plugin).slot(&plugin.version());
+    let mut session = it.session();
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    slot.wait(slot.begin_waiting(), &Arc::clone(&woken).into());
+    // As if it had kept failing on other workers, for here its instance lives.
+    let breaker = slot.version().breaker();
+    let mut failures = 0..1_000;
+    failures
+        .find_map(|_| breaker.failed(Admission::Usual, Phase::Request, Now::read(), 1))
+        .unwrap();
+    let life = slot.life();
+    let failure = session.client_says("+").unwrap_err();
+    assert!(matches!(failure.cause, Cause::Ejected { .. }));
+    assert_ne!(slot.life(), life);
+    assert!(woken.0.load(Ordering::Relaxed));
 }
 
 #[test]
