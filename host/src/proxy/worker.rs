@@ -122,6 +122,13 @@ impl Worker {
                 let mut endpoints = generation.upstreams.iter().flat_map(|up| &up.endpoints);
                 endpoints.any(|endpoint| endpoint.state.id == *id)
             });
+            self.metrics.retain_endpoints(|name, address| {
+                let mut upstreams = generation.upstreams.iter();
+                upstreams.any(|upstream| {
+                    let mut endpoints = upstream.endpoints.iter();
+                    *upstream.name == *name && endpoints.any(|endpoint| endpoint.address == address)
+                })
+            });
             self.instances.retain(&generation.plugins);
             return generation;
         }

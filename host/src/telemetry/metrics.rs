@@ -300,6 +300,18 @@ impl WorkerMetrics {
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(endpoints.entry((upstream.into(), address)).or_default())
     }
+
+    /// Lets go of endpoints that nobody counts for any more, but those that are `in_force`. The addresses
+    /// of a name come and go.
+    pub(crate) fn retain_endpoints(&self, in_force: impl Fn(&str, SocketAddr) -> bool) {
+        let mut endpoints = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|(upstream, address), cells| {
+            Arc::strong_count(cells) > 1 || in_force(upstream, *address)
+        });
+    }
 }
 
 /// What one worker counts for a plugin.
@@ -667,6 +679,29 @@ mod tests {
         cells[0].other.observe(Duration::from_secs(1));
         cells[1].other.observe(Duration::from_secs(1));
         assert_eq!(VersionFigures::sum(&cells).percentile_99, None);
+    }
+
+    #[test]
+    fn endpoints_go_when_they_are_not_in_force_and_nobody_counts_for_them() {
+        let metrics = WorkerMetrics::default();
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let held = metrics.endpoint("a", address(1));
+        for (upstream, port) in [("a", 2), ("a", 3), ("b", 2)] {
+            drop(metrics.endpoint(upstream, address(port)));
+        }
+        let ports = || {
+            let endpoints = metrics.endpoints.lock().unwrap();
+            let names = endpoints
+                .keys()
+                .map(|(name, at)| format!("{name}{}", at.port()));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let in_force = |upstream: &str, at: SocketAddr| upstream == "a" && at.port() == 2;
+        metrics.retain_endpoints(in_force);
+        assert_eq!(ports(), "a1 a2");
+        drop(held);
+        metrics.retain_endpoints(in_force);
+        assert_eq!(ports(), "a2");
     }
 
     #[test]
