@@ -17,6 +17,8 @@ use super::registry::{Entry, Figures, Goodbye, PluginVersion, Sight};
 pub(crate) struct Sweep {
     /// Moves only when [`Self::advance`] is called.
     now: Cell<Moment>,
+    /// The part of a millisecond that `now` is behind by.
+    rest: Cell<Duration>,
     /// What [`Watch::past`] returns.
     past: Cell<Moment>,
     draining: Cell<bool>,
@@ -137,7 +139,10 @@ impl Sweep {
         // A stamp is up to one step older than the activity it stands for.
         let past = self.now.get();
         self.past.set(past);
+        let elapsed = self.rest.get() + elapsed;
         self.now.set(past.after(elapsed));
+        let rest = Duration::from_nanos(u64::from(elapsed.subsec_nanos() % 1_000_000));
+        self.rest.set(rest);
         for (_, state) in self.watched.borrow().iter() {
             let silent = past.0.saturating_sub(state.since.get().0);
             if silent >= state.timeout.get() {
@@ -388,6 +393,17 @@ mod tests {
         assert_eq!(signal(&watch), Some(Signal::Expired));
         sweep.advance(Duration::from_millis(500));
         assert_eq!(signal(&watch), None);
+    }
+
+    #[test]
+    fn parts_of_milliseconds_add_up() {
+        let sweep = Rc::new(Sweep::default());
+        let watch = sweep.watch();
+        let begun = watch.now();
+        for _ in 0..1_000 {
+            sweep.advance(Duration::from_micros(1_999));
+        }
+        assert_eq!(watch.now().since(begun), Duration::from_millis(1_999));
     }
 
     #[test]
