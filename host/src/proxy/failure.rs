@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     HeadTooLarge { limit: usize },
     #[error("transfer coding other than chunked")]
     TransferCoding,
-    #[error("no route for host `{host}` and path `{path}`")]
+    #[error("no route for host {host:?} and path {path:?}")]
     NoRoute { host: String, path: String },
     #[error("opening handshake cannot be understood: {0}")]
     BadHandshake(&'static str),
