@@ -243,6 +243,22 @@ async fn the_path_of_a_url_takes_the_place_of_the_prefix() {
 }
 
 #[tokio::test]
+async fn a_target_that_becomes_too_long_is_refused() {
+    let service = Service::http_echo().await;
+    let tidegate = Tidegate::serving(&format!(
+        "[limits]\nmax_header = \"64KiB\"\nmax_uri = \"32KiB\"\n\
+         [[sites.routes]]\nmatch = \"/app/\"\nurl = \"http://{}/inner/\"",
+        service.address
+    ))
+    .await;
+    let asked = async |bars: usize| tidegate.get(&format!("/app/{}", "|".repeat(bars))).await;
+    // Each is three bytes where it goes out.
+    let seen = asked(2_000).await.seen_by_service();
+    assert_eq!(seen.target(), format!("/inner/{}", "%7C".repeat(2_000)));
+    assert_eq!(asked(22_000).await.status(), 414);
+}
+
+#[tokio::test]
 async fn a_path_that_lacks_the_slash_of_a_service_is_redirected_to_it() {
     let service = Service::http_echo().await;
     let tidegate = Tidegate::serving(&format!(

@@ -5,7 +5,7 @@ use http::header::{
     UPGRADE,
 };
 use http::request::Parts;
-use http::response;
+use http::{Uri, response};
 use hyper::body::{Body, Incoming};
 
 use super::failure::Failure;
@@ -16,6 +16,9 @@ use crate::protocol::headers::{
     escaped, normalize_path_bytes, remove_hop_by_hop, remove_odd_names,
 };
 use crate::protocol::upgrade::{list_items, lists};
+
+/// Length of the longest target that can be sent: what [`Uri`] holds.
+const MAX_TARGET_BYTES: usize = 65_534;
 
 /// Fields of the client's connection, taken from a head before anyone else sees it. What `Connection`
 /// names is gone with them, so that a client cannot name what a plugin sets.
@@ -88,7 +91,7 @@ pub(crate) fn for_service(
         head.headers
             .append(CONNECTION, HeaderValue::from_static("te"));
     }
-    set_target(head, route);
+    set_target(head, route)?;
     head.version = http::Version::HTTP_11;
     // hyper's own marks; the service's connection makes new ones.
     head.extensions.clear();
@@ -128,19 +131,30 @@ pub(crate) fn leaves_upgrade(
 
 /// Makes the target what the service is asked for: in origin form, whatever form the client used
 /// (RFC 9112 §3.2), and with the route's own path, if it has one, in place of its prefix.
-fn set_target(head: &mut Parts, route: &Route) {
+fn set_target(head: &mut Parts, route: &Route) -> Result<(), Failure> {
     if let Some((prefix, path)) = &route.replace_prefix
         && let Ok(normal) = normalize_path_bytes(head.uri.path())
         && let Some(rest) = normal.strip_prefix(prefix.as_bytes())
     {
         let query = head.uri.query().map(|query| format!("?{query}"));
         let target = format!("{path}{}{}", escaped(rest), query.unwrap_or_default());
-        head.uri = target.parse().unwrap_or_default();
+        head.uri = parsed(&target)?;
     } else if head.uri.authority().is_some() {
         let target = target(head);
         let slash = if target.starts_with('/') { "" } else { "/" };
-        head.uri = format!("{slash}{target}").parse().unwrap_or_default();
+        head.uri = parsed(&format!("{slash}{target}"))?;
     }
+    Ok(())
+}
+
+/// Fails with a target that has become too long: what is escaped is longer than it came.
+fn parsed(target: &str) -> Result<Uri, Failure> {
+    target.parse().map_err(|_| match target.len() {
+        ..=MAX_TARGET_BYTES => Failure::BadRequest("the target made from it cannot be sent"),
+        _ => Failure::TargetTooLong {
+            limit: MAX_TARGET_BYTES,
+        },
+    })
 }
 
 /// Makes a service's head one for the client: fields of the service's connection go. Fails if its body
