@@ -258,3 +258,19 @@ fn name(side: &Side) -> &'static str {
         Side::Service => "service",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_asked_for_in_vain_is_one_line() {
+        let failure = Failure::NoRoute {
+            host: "example.com".to_owned(),
+            path: "/\nforged\u{1b}[2J".to_owned(),
+        };
+        let told = failure.to_string();
+        assert!(!told.contains(char::is_control), "{told:?}");
+        assert!(told.contains(r"/\nforged"), "{told}");
+    }
+}
