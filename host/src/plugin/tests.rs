@@ -2,16 +2,19 @@
 //! the same way as an operator's.
 
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Poll, Wake};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use wit_parser::Resolve;
 
 use super::breaker::{Admission, Now};
+use super::host::{Gate, Orders, Started, Work};
+use super::wait::{Asked, Step};
 use super::*;
 use crate::config::{self, FailurePolicy, Module, OnFailure, PluginLimits, SwapPolicy};
 use crate::telemetry::WorkerMetrics;
@@ -567,6 +570,63 @@ fn a_plugin_that_waits_is_stopped_at_once() {
         matches!(&error, Error::Start(Cause::Rule(rule)) if rule.contains("wait")),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_hook_that_is_answered_at_once_over_and_over_holds_up_nobody_and_comes_to_its_timeout() {
+    let it = closed(&[r#"{"A":"a"}"#]);
+    let seat = it.instances.seat(&it.chain.plugins()[0]);
+    let slot = seat.slot(seat.assignment().version());
+    let gate = Gate::new(Arc::default());
+    let limits = config::TicketLimits {
+        per_second: u32::MAX,
+        ..slot.version().declared().limits.tickets.clone()
+    };
+    // A call-out that `nobody` refuses before anything is awaited.
+    let asks_again = || {
+        let call = CallOut {
+            upstream: "down".to_owned(),
+            request: Request::default(),
+            timeout: None,
+            max_reply_bytes: 0,
+        };
+        let orders = Orders {
+            started: vec![Started {
+                ticket: 0,
+                work: Work::Call(Box::new(call)),
+                place: gate.enter(&limits).unwrap(),
+            }],
+            cancelled: Vec::new(),
+        };
+        Ok(Asked::<()>::Waits(orders))
+    };
+    let mut time_spent = Duration::ZERO;
+    let phase = Phase::Message;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let cause = runtime.block_on(async {
+        let Ok(Step::Waits(mut wait)) = slot.ask(phase, &mut time_spent, |_| asks_again()) else {
+            panic!("does not wait");
+        };
+        let until_it_fails = poll_fn(|cx| {
+            let mut resumed = 0;
+            loop {
+                match wait.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(cause)) => return Poll::Ready(cause),
+                    Poll::Ready(Ok(replies)) => assert_eq!(replies.len(), 1),
+                }
+                resumed += 1;
+                assert_eq!(resumed, 1, "others of the worker get no turn");
+                let answer = wait.resume(phase, &mut time_spent, |_| asks_again());
+                assert_eq!(answer.unwrap(), None);
+            }
+        });
+        until_it_fails.await
+    });
+    assert!(matches!(cause, Cause::Waited { .. }), "{cause:?}");
 }
 
 #[test]

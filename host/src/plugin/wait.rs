@@ -39,6 +39,8 @@ pub(super) struct Wait {
     running: Vec<Running>,
     timeout: Pin<Box<Sleep>>,
     limit: Duration,
+    /// It waits on after replies that have just come.
+    was_resumed: bool,
     answered: bool,
 }
 
@@ -104,17 +106,28 @@ impl Wait {
             running: Vec::new(),
             timeout: Box::pin(deadline.map_or_else(|| sleep(limit), sleep_until)),
             limit,
+            was_resumed: false,
             answered: false,
         }
     }
 
     /// Waits for replies, at least one. A plugin that fails meanwhile, by waiting too long or as its
     /// instance ends, is a cause.
+    ///
+    /// A hook that waits on after replies gets the next ones at the next poll at the earliest: what is
+    /// answered at once, over and over, must hold up neither its worker nor the end of its own patience.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Replies, Cause>> {
         if self.life != self.slot.life() {
             return Poll::Ready(Err(Cause::Lost));
         }
         self.slot.wait(self.key, cx.waker());
+        if self.timeout.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Cause::Waited { limit: self.limit }));
+        }
+        if std::mem::take(&mut self.was_resumed) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut replies = Replies::new();
         self.running
             .retain_mut(|running| match running.reply.as_mut().poll(cx) {
@@ -124,12 +137,10 @@ impl Wait {
                     false
                 }
             });
-        if !replies.is_empty() {
-            return Poll::Ready(Ok(replies));
-        }
-        match self.timeout.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => Poll::Ready(Err(Cause::Waited { limit: self.limit })),
+        if replies.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(replies))
         }
     }
 
@@ -146,7 +157,10 @@ impl Wait {
                 self.answered = true;
                 Ok(Some(answer))
             }
-            Asked::Waits(orders) => self.take(orders).map(|()| None),
+            Asked::Waits(orders) => {
+                self.was_resumed = true;
+                self.take(orders).map(|()| None)
+            }
         })
     }
 

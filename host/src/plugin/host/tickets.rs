@@ -98,7 +98,10 @@ impl Gate {
     }
 
     /// Returns a place for one more; None: there are too many, in this second or at once.
-    fn enter(self: &Arc<Self>, limits: &config::TicketLimits) -> Option<Place> {
+    pub(in crate::plugin) fn enter(
+        self: &Arc<Self>,
+        limits: &config::TicketLimits,
+    ) -> Option<Place> {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
         let second = START.elapsed().as_secs();
