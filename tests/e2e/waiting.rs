@@ -259,6 +259,14 @@ async fn what_a_plugin_may_start_is_limited_per_exchange_at_once_and_per_second(
     let mut client = tidegate.connect().await;
     let refused = "3, then: too many call-outs";
     assert_eq!(answer(&mut client, "many:4").await, refused);
+    // The timer that it has is counted when it is resumed as well.
+    let refused = "2, then: too many call-outs";
+    assert_eq!(answer(&mut client, "more:4").await, refused);
+    let later = "GET / HTTP/1.1\nHost: a\nX-Later: more:4";
+    let response = client.exchange(later).await;
+    let said = response.head.field("x-answer").unwrap_or_default();
+    assert!(said.ends_with(refused), "{said}");
+    let refused = "3, then: too many call-outs";
     // What was started is cancelled with that.
     assert_eq!(answer(&mut client, "many:4").await, refused);
 

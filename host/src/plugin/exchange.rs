@@ -187,7 +187,9 @@ impl ChainRun {
                 Ok(replies) => replies,
                 Err(cause) => break Err(cause),
             };
+            let held = wait.held();
             let resumed = wait.resume(Phase::Request, &mut self.time_spent, |instance| {
+                instance.hold(held);
                 instance.resume_request(&replies, head, facts, limit)
             });
             if let Some(answer) = resumed.transpose() {
@@ -299,7 +301,9 @@ impl ChainRun {
                 Ok(replies) => replies,
                 Err(cause) => break Err(cause),
             };
+            let held = wait.held();
             let resumed = wait.resume(Phase::Response, &mut self.time_spent, |instance| {
+                instance.hold(held);
                 instance.resume_response(&replies, request, head, limit)
             });
             if let Some(answer) = resumed.transpose() {

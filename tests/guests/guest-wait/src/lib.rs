@@ -14,6 +14,7 @@
 //! | `first:TARGET:TARGET` | both are asked at once, and the first answer is enough |
 //! | `sleep:MS` | a timer |
 //! | `many:N` | so many timers of a minute at once; the first that is refused ends it |
+//! | `more:N` | the same, with a timer of a minute that was started before the plugin waited for another |
 //! | `often:N` | so many timers of a millisecond, one after the other |
 //! | `forever` | waits for nothing that anybody could tell of |
 //! | `trap`, `trap-after:TARGET` | a panic, at once or after asking |
@@ -200,22 +201,16 @@ async fn obey(order: &str) -> Option<String> {
             .await
         }
         "sleep" => Some(timer(first.parse().ok()?).await),
-        "many" => {
-            let timer = |_| Box::pin(sleep(Duration::from_secs(60)));
-            let mut timers: Vec<_> = (0..first.parse().ok()?).map(timer).collect();
-            poll_fn(|cx| {
-                let mut timers = timers.iter_mut().enumerate();
-                let ended = timers.find_map(|(n, timer)| match timer.as_mut().poll(cx) {
-                    Poll::Ready(result) => Some((n, result)),
-                    Poll::Pending => None,
-                });
-                match ended {
-                    Some((n, Err(error))) => Poll::Ready(Some(format!("{n}, then: {error}"))),
-                    Some((n, Ok(()))) => Poll::Ready(Some(format!("{n} elapsed"))),
-                    None => Poll::Pending,
-                }
+        "many" => Some(many(first.parse().ok()?).await),
+        "more" => {
+            let mut held = pin!(sleep(Duration::from_secs(60)));
+            let mut short = pin!(timer(1));
+            poll_fn(|cx| match held.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => short.as_mut().poll(cx).map(drop),
             })
-            .await
+            .await;
+            Some(many(first.parse().ok()?).await)
         }
         "often" => {
             let mut answer = String::new();
@@ -242,6 +237,25 @@ async fn obey(order: &str) -> Option<String> {
 
 async fn ask(target: &str) -> Result<Response, CallError> {
     Request::get("oracle", target).send().await
+}
+
+/// Starts so many timers of a minute at once, and tells of the first that ends or is refused.
+async fn many(count: usize) -> String {
+    let timer = |_| Box::pin(sleep(Duration::from_secs(60)));
+    let mut timers: Vec<_> = (0..count).map(timer).collect();
+    poll_fn(|cx| {
+        let mut timers = timers.iter_mut().enumerate();
+        let ended = timers.find_map(|(n, timer)| match timer.as_mut().poll(cx) {
+            Poll::Ready(result) => Some((n, result)),
+            Poll::Pending => None,
+        });
+        match ended {
+            Some((n, Err(error))) => Poll::Ready(format!("{n}, then: {error}")),
+            Some((n, Ok(()))) => Poll::Ready(format!("{n} elapsed")),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 async fn timer(milliseconds: u64) -> String {
