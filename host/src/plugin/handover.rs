@@ -109,6 +109,9 @@ impl MessageChain {
             Err(Refusal::Failed(phase, cause)) if must_go => {
                 said.clear();
                 self.settle(n, slot, number);
+                let link = &mut self.links[n];
+                // It is open in no instance of that version, whichever life there is.
+                link.life = link.slot.life().wrapping_sub(1);
                 self.failed(n, phase, cause).map(drop)
             }
             Err(why) => {

@@ -1152,6 +1152,27 @@ fn a_plugin_that_does_not_start_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn a_session_that_has_to_go_where_its_plugin_is_not_there_yet_is_opened_when_it_is() {
+    let it = open(&[r#"{"A":"a"}"#]);
+    let plugin = &it.chain.plugins()[0];
+    let mut session = it.session();
+    let broken = plugin.version().with_config(r#"{"A":"e"}"#);
+    plugin.version().revoke();
+    plugin.swap(broken, SwapPolicy::NextMessage);
+    // It does not start, and is left alone for a while.
+    let mut other = it.chain.begin(&it.instances, &HeaderMap::new());
+    let verdict = other.on_request(&mut request(), &facts());
+    assert!(matches!(verdict, Ok(Verdict::Continue)));
+    let failures = |phase| it.metrics.plugin("guest").failures[phase].value();
+    let moved = session.catch_up(&mut Vec::new()).unwrap();
+    assert_eq!(moved, Handover::Continue);
+    assert_eq!(failures(Phase::Open), 1);
+    assert_eq!(session.client_says("+").unwrap(), MessageVerdict::Pass);
+    assert_eq!(failures(Phase::Open), 2, "it is opened before its messages");
+    assert_eq!(failures(Phase::Message), 0);
+}
+
+#[test]
 fn an_instance_goes_with_its_last_session() {
     let it = closed(&[r#"{"A":"a"}"#]);
     let plugin = Arc::clone(&it.chain.plugins()[0]);
