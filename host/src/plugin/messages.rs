@@ -732,7 +732,7 @@ impl MessageChain {
     }
 
     /// Notes that plugin `n` has judged a message. What waits in the session is more than a snapshot tells.
-    fn saw_message(&mut self, n: usize) {
+    pub(super) fn saw_message(&mut self, n: usize) {
         if !self.is_parked() {
             let link = &self.links[n];
             link.slot.saw_message(link.number, &mut self.time_spent);

@@ -111,6 +111,7 @@ impl MessageChain {
                     Some(verdict) => {
                         self.links[n].count_verdict(&verdict);
                         message.judge(verdict);
+                        self.saw_message(n);
                     }
                     None => message.waits = Some((n, wait)),
                 }
