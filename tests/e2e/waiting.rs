@@ -1,12 +1,15 @@
 //! Plugins that wait: for services that they ask, and for timers. Whoever waits holds up its own exchange,
 //! or its own direction of a session, and nobody else.
 
+use std::sync::Arc;
+
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::harness::{
     Connection, Oracle, Refusing, Service, Tidegate, check, close, command, eventually, guest,
-    handshake, one_listener, route_to, text,
+    handshake, one_listener, route_to, text, within,
 };
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n[timeouts]\ndrain_spread = \"0s\"\n";
@@ -402,8 +405,8 @@ fn a_plugin_that_is_not_granted_what_it_needs_stops_the_start() {
 #[tokio::test]
 async fn messages_behind_one_that_waits_keep_their_order_and_the_other_direction_goes_on() {
     let mut oracle = Oracle::start().await;
-    let (to_client, from_test) = tokio::sync::mpsc::unbounded_channel::<&str>();
-    let from_test = std::sync::Arc::new(tokio::sync::Mutex::new(from_test));
+    let (to_client, from_test) = mpsc::unbounded_channel::<&str>();
+    let from_test = Arc::new(Mutex::new(from_test));
     // Sends what the test says, and whatever the proxy lets through comes back.
     let service = Service::start(move |mut connection: Connection| {
         let from_test = from_test.clone();
@@ -665,6 +668,75 @@ async fn a_session_moves_to_the_next_version_when_what_it_waits_for_has_come() {
     question.answer("200 OK", "");
     assert_eq!(read_text(&mut client).await, "a: 200");
     assert_eq!(read_text(&mut client).await, "b: answered");
+}
+
+/// A service that begins with a message of its own, sends what the test says, and tells it what arrives; a
+/// Close frame is answered.
+async fn told_by_the_test(
+    first: &'static str,
+) -> (
+    Service,
+    mpsc::UnboundedSender<&'static str>,
+    mpsc::UnboundedReceiver<String>,
+) {
+    let (say, from_test) = mpsc::unbounded_channel::<&str>();
+    let (arrives, arrived) = mpsc::unbounded_channel();
+    let from_test = Arc::new(Mutex::new(from_test));
+    let service = Service::start(move |mut connection: Connection| {
+        let (from_test, arrives) = (from_test.clone(), arrives.clone());
+        async move {
+            let head = connection.next_head().await.unwrap();
+            connection.accept_websocket(&head).await;
+            connection.send_frame(text(first)).await;
+            let mut from_test = from_test.lock().await;
+            loop {
+                tokio::select! {
+                    Some(say) = from_test.recv() => connection.send_frame(text(say)).await,
+                    frame = connection.next_frame() => match frame {
+                        None => return,
+                        Some(frame) if frame.opcode == 8 => connection.send_frame(frame).await,
+                        Some(frame) => {
+                            let payload = String::from_utf8(frame.payload).unwrap();
+                            arrives.send(payload).ok();
+                        }
+                    },
+                }
+            }
+        }
+    })
+    .await;
+    (service, say, arrived)
+}
+
+async fn next(arrived: &mut mpsc::UnboundedReceiver<String>) -> String {
+    within("message at the service", arrived.recv())
+        .await
+        .unwrap()
+}
+
+/// What a plugin named `name` is configured as to look at both directions.
+fn both(name: &str) -> String {
+    format!("config = {{ name = \"{name}\", watch = \"both\" }}")
+}
+
+#[tokio::test]
+async fn a_session_that_waits_both_ways_moves_when_what_has_begun_is_over() {
+    let mut oracle = Oracle::start().await;
+    let (service, _say, mut arrived) = told_by_the_test("ask:/back").await;
+    let mut tidegate = start(&service, &oracle, &both("a")).await;
+    let mut client = tidegate.websocket("/").await;
+    let back = oracle.asked("/back").await;
+    client.send_frame(text("ask:/there")).await;
+    client.send_frame(text("sleep:1")).await;
+    let there = oracle.asked("/there").await;
+    let second = one_listener(&configuration(&service, &oracle, &both("b")));
+    tidegate.reload_with(&second).await.unwrap();
+    there.answer("200 OK", "");
+    assert_eq!(next(&mut arrived).await, "a: 200");
+    // The one behind it would keep the session where it is, and the next one of the service after that.
+    back.answer("200 OK", "");
+    assert_eq!(read_text(&mut client).await, "a: 200");
+    assert_eq!(next(&mut arrived).await, "b: answered");
 }
 
 #[tokio::test]

@@ -39,11 +39,12 @@ impl MessageChain {
     /// A version that refuses the session, or fails at it, does not get it: the session stays where
     /// it is.
     pub(crate) fn catch_up(&mut self, sent: &mut Vec<Sent>) -> Result<Handover, Failure> {
-        // What waits is of the versions that the session is on; it is looked at again after that.
-        if self.is_parked() {
-            return Ok(Handover::Continue);
-        }
         for n in 0..self.links.len() {
+            // What waits is of the versions that the session is on; it is looked at again after that. It
+            // may have begun to just now, with what a plugin said as the session came to it.
+            if self.is_parked() {
+                return Ok(Handover::Continue);
+            }
             let link = &mut self.links[n];
             // In the midst of a message that it is shown in pieces; it is looked at again after that.
             if !link.is_behind() || link.midway != [false; 2] {

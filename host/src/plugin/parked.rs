@@ -30,8 +30,14 @@ impl MessageChain {
         !self.parked.is_empty()
     }
 
-    /// Whether messages from a side have to wait, since one of that direction does.
+    /// Whether messages from a side have to wait: one of that direction does, or the session is to move
+    /// to another version. That is for when none waits, so none begins to.
     pub(crate) fn blocks(&self, from: Side) -> bool {
+        self.is_parked() && (self.is_behind() || self.stands_still(from))
+    }
+
+    /// Whether a message from a side waits.
+    pub(super) fn stands_still(&self, from: Side) -> bool {
         self.parked
             .iter()
             .flat_map(|parked| &parked.waiting)
