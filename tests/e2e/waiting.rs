@@ -740,6 +740,35 @@ async fn a_session_that_waits_both_ways_moves_when_what_has_begun_is_over() {
 }
 
 #[tokio::test]
+async fn what_plugins_send_behind_a_message_that_waits_does_not_overtake_it() {
+    let mut oracle = Oracle::start().await;
+    let (service, say, mut arrived) = told_by_the_test("welcome").await;
+    let config = format!(
+        "{}\n[plugins.script]\nmodule = {:?}\nconfig = {{ name = \"s\", obey = \"service\" }}",
+        configuration(&service, &oracle, ""),
+        guest("guest-script"),
+    );
+    let config = config.replace("plugins = [\"waits\"]", "plugins = [\"waits\", \"script\"]");
+    let tidegate = Tidegate::serving(&config).await;
+    let mut client = tidegate.websocket("/").await;
+    assert_eq!(read_text(&mut client).await, "welcome");
+    for order in ["ask:/slow", "sleep:1", "last"] {
+        client.send_frame(text(order)).await;
+    }
+    let question = oracle.asked("/slow").await;
+    for order in ["send-service:one", "send-service:two", "so far"] {
+        say.send(order).unwrap();
+    }
+    assert_eq!(read_text(&mut client).await, "so far");
+    question.answer("200 OK", "");
+    for message in ["a: 200", "one", "two", "a: answered", "last"] {
+        assert_eq!(next(&mut arrived).await, message);
+    }
+    say.send("send-service:three").unwrap();
+    assert_eq!(next(&mut arrived).await, "three");
+}
+
+#[tokio::test]
 async fn a_candidate_that_looks_on_asks_nobody() {
     let (service, mut oracle) = (Service::websocket_echo().await, Oracle::start().await);
     let waits = guest("guest-wait");

@@ -37,7 +37,7 @@ pub(crate) struct MessageChain {
     /// Whether a message from the client, or from the service, goes on in parts: nothing can be sent
     /// that way before it has ended.
     in_parts: [bool; 2],
-    /// What plugins have sent meanwhile, and which of them.
+    /// What plugins have sent that way meanwhile, or behind a message that waits, and which of them.
     later: Vec<(usize, Sent)>,
     /// Messages that plugins wait before they judge, each with those that wait for it.
     pub(super) parked: Vec<Parked>,
@@ -280,12 +280,12 @@ impl MessageChain {
         Ok(closed.unwrap_or(MessageVerdict::Pass))
     }
 
-    /// Whether anything waits for a message to end that goes on in parts.
+    /// Whether anything waits for a message of its direction: to end that goes on in parts, or to be judged.
     pub(crate) fn has_later(&self) -> bool {
         !self.later.is_empty()
     }
 
-    /// Returns how many bytes wait for a message to end that goes to a side in parts.
+    /// Returns how many bytes wait for a message that goes to a side in parts, or waits.
     pub(crate) fn waiting_for(&self, to: Side) -> usize {
         let waiting = self.later.iter().filter(|(_, sent)| sent.to == to);
         waiting.map(|(_, sent)| sent.payload.len()).sum()
@@ -450,7 +450,7 @@ impl MessageChain {
         let mut waiting = Vec::with_capacity(said.len());
         for (n, sent) in said {
             let is_data = matches!(sent.kind, MessageKind::Text | MessageKind::Binary);
-            if is_data && self.in_parts[side_index(sent.to.other())] {
+            if is_data && self.has_to_wait(&sent) {
                 self.later.push((n, sent));
             } else {
                 waiting.push(self.passage(n, sent));
@@ -458,6 +458,29 @@ impl MessageChain {
         }
         waiting.reverse();
         waiting
+    }
+
+    /// Whether what a plugin sent has to wait for a message of its direction.
+    fn has_to_wait(&self, sent: &Sent) -> bool {
+        let from = sent.to.other();
+        self.in_parts[side_index(from)] || self.stands_still(from)
+    }
+
+    /// Moves on what had to wait and does not any more. Returns a verdict that ends the session, if there
+    /// was one.
+    pub(super) fn let_go(
+        &mut self,
+        sent: &mut Vec<Sent>,
+    ) -> Result<Option<MessageVerdict>, Failure> {
+        if self.later.iter().all(|(_, sent)| self.has_to_wait(sent)) {
+            return Ok(None);
+        }
+        let (later, due) = std::mem::take(&mut self.later)
+            .into_iter()
+            .partition(|(_, sent)| self.has_to_wait(sent));
+        self.later = later;
+        let waiting = self.on_their_way(due);
+        self.run_aside(waiting, sent)
     }
 
     /// The message that plugin `n` sent, on its way.

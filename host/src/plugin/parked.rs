@@ -52,7 +52,14 @@ impl MessageChain {
         sent: &mut Vec<Sent>,
     ) -> Poll<Result<Resumed, Failure>> {
         let mut at = 0;
-        while at < self.parked.len() {
+        loop {
+            if let Some(verdict) = self.let_go(sent)? {
+                let from = None;
+                return Poll::Ready(Ok(Resumed { from, verdict }));
+            }
+            if at == self.parked.len() {
+                return Poll::Pending;
+            }
             let Some((n, result)) = self.parked[at].poll(cx) else {
                 at += 1;
                 continue;
@@ -79,7 +86,6 @@ impl MessageChain {
                 }
             }
         }
-        Poll::Pending
     }
 
     /// Tells plugin `n` of the replies that it waits for with a message.

@@ -28,7 +28,9 @@ impl Filter {
         if !self.sent.is_empty() {
             let worker = self.ends.worker.clone();
             self.take_sent(None, &mut worker.buffers.borrow_mut().codec.deflater);
+            has_resumed = true;
         }
+        self.has_sent_back |= self.chain.has_later();
         Ok(has_resumed)
     }
 
