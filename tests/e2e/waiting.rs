@@ -714,6 +714,12 @@ async fn next(arrived: &mut mpsc::UnboundedReceiver<String>) -> String {
         .unwrap()
 }
 
+/// Returns how many bytes have come from clients.
+async fn read_of_client(tidegate: &Tidegate) -> f64 {
+    let metrics = tidegate.metrics().await;
+    metrics.sum("tidegate_bytes_total", &[("direction", "to-service")])
+}
+
 /// What a plugin named `name` is configured as to look at both directions.
 fn both(name: &str) -> String {
     format!("config = {{ name = \"{name}\", watch = \"both\" }}")
@@ -766,6 +772,27 @@ async fn what_plugins_send_behind_a_message_that_waits_does_not_overtake_it() {
     }
     say.send("send-service:three").unwrap();
     assert_eq!(next(&mut arrived).await, "three");
+}
+
+#[tokio::test]
+async fn what_follows_a_close_frame_is_nothing_while_its_direction_is_held_back_as_well() {
+    let mut oracle = Oracle::start().await;
+    let (service, _say, _arrived) = told_by_the_test("ask:/back").await;
+    let mut tidegate = start(&service, &oracle, &both("a")).await;
+    let mut client = tidegate.websocket("/").await;
+    let back = oracle.asked("/back").await;
+    client.send_frame(close(1000, "bye")).await;
+    let look = async || Some(read_of_client(&tidegate).await).filter(|bytes| *bytes > 0.0);
+    let before = eventually("the Close frame", look).await;
+    let second = one_listener(&configuration(&service, &oracle, &both("b")));
+    tidegate.reload_with(&second).await.unwrap();
+    // No frame at all.
+    client.send([0xff; 64]).await;
+    let look = async || (read_of_client(&tidegate).await >= before + 64.0).then_some(());
+    eventually("what follows it", look).await;
+    back.answer("200 OK", "");
+    assert_eq!(read_text(&mut client).await, "a: 200");
+    assert_eq!(client.read_frame().await, close(1000, "bye"));
 }
 
 #[tokio::test]

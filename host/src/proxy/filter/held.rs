@@ -91,7 +91,10 @@ impl Filter {
                     let read = read.filled();
                     inlet.bytes += read.len() as u64;
                     inlet.ended = read.is_empty();
-                    inlet.partial.extend_from_slice(read);
+                    // What follows a Close frame is nothing (RFC 6455 §5.5.1).
+                    if !inlet.closed {
+                        inlet.partial.extend_from_slice(read);
+                    }
                 }
             }
         }
