@@ -221,7 +221,7 @@ impl Proxy {
     async fn swap(&self) {
         let mut admin = Connection::open(self.tidegate.admin_address()).await;
         let head = format!(
-            "POST /v1/plugins/mine/swap HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\
+            "POST /v1/plugins/mine/swap HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Length: {}\r\n\r\n",
             self.module.len()
         );

@@ -32,7 +32,7 @@ async fn ask(tidegate: &Tidegate, request: &str, fields: &str) -> (u16, String) 
     let mut connection = Connection::open(tidegate.admin_address()).await;
     let answer = connection
         .exchange(&format!(
-            "{request} HTTP/1.1\nHost: a\nContent-Length: 0{fields}"
+            "{request} HTTP/1.1\nHost: localhost\nContent-Length: 0{fields}"
         ))
         .await;
     (answer.status(), answer.text().to_owned())
@@ -167,6 +167,34 @@ async fn without_a_token_an_address_that_anybody_reaches_takes_no_orders() {
     }
 }
 
+/// A browser asks so once the page's name means this machine.
+#[tokio::test]
+async fn without_a_token_who_asks_by_a_name_gets_nothing_but_the_health() {
+    let tidegate = with(Folder::new(), "listen = \"127.0.0.1:0\"").await;
+    let port = tidegate.admin_address().port();
+    let ask = async |path: &str, host: &str| {
+        let mut connection = Connection::open(tidegate.admin_address()).await;
+        let request = format!("GET {path} HTTP/1.1\nHost: {host}:{port}");
+        let answer = connection.exchange(&request).await;
+        (answer.status(), answer.text().to_owned())
+    };
+    for path in ["/metrics", "/v1/version", "/v1/sessions", "/nothing"] {
+        let (status, says) = ask(path, "evil.example").await;
+        assert_eq!(status, 403, "{path}");
+        let json: Value = serde_json::from_str(&says).unwrap();
+        assert!(json["error"].as_str().unwrap().contains("`Host`"), "{says}");
+    }
+    assert_eq!(ask("/healthz", "evil.example").await.0, 200);
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        assert_eq!(ask("/v1/version", host).await.0, 200, "{host}");
+    }
+    // HTTP/1.0 knows of none.
+    let mut connection = Connection::open(tidegate.admin_address()).await;
+    connection.send_head("GET /metrics HTTP/1.0").await;
+    let answer = connection.read_to_end().await;
+    assert!(answer.starts_with(b"HTTP/1.0 200"));
+}
+
 #[tokio::test]
 async fn a_token_that_cannot_be_read_is_an_error_at_the_start() {
     for (token, says) in [("absent", "absent"), ("empty", "no admin token")] {
@@ -208,7 +236,8 @@ async fn whatever_is_refused_is_refused_in_json() {
     // Nobody has to send what is refused anyway.
     let mut connection = Connection::open(tidegate.admin_address()).await;
     let length = (64 << 20) + 1;
-    let swap = format!("POST /v1/plugins/a/swap HTTP/1.1\nHost: a\nContent-Length: {length}");
+    let swap =
+        format!("POST /v1/plugins/a/swap HTTP/1.1\nHost: [::1]:9900\nContent-Length: {length}");
     let refused = connection.exchange(&swap).await;
     assert_eq!(refused.status(), 413);
     assert!(refused.text().contains("64 MiB"), "{}", refused.text());

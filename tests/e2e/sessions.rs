@@ -21,7 +21,7 @@ async fn order(tidegate: &Tidegate, target: &str) -> (u16, Value) {
     let mut connection = Connection::open(tidegate.admin_address()).await;
     let answer = connection
         .exchange(&format!(
-            "POST {target} HTTP/1.1\nHost: a\nContent-Length: 0"
+            "POST {target} HTTP/1.1\nHost: localhost\nContent-Length: 0"
         ))
         .await;
     (

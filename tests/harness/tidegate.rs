@@ -110,7 +110,7 @@ impl Tidegate {
         let mut connection = Connection::open(address).await;
         connection
             .exchange(&format!(
-                "GET {target} HTTP/1.1\nHost: admin\nConnection: close"
+                "GET {target} HTTP/1.1\nHost: {address}\nConnection: close"
             ))
             .await
     }

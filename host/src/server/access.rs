@@ -1,5 +1,6 @@
 //! Who may ask the admin listener: its token, the permissions of its Unix socket, and web pages, which may not.
 
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,10 @@ use std::{fs, io};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -68,7 +72,14 @@ impl Guard {
     /// Returns what is answered to somebody who may not ask for a path.
     fn objection(&self, path: &str, headers: &HeaderMap) -> Option<Response> {
         match self {
-            Self::Socket | Self::Loopback => None,
+            Self::Socket => None,
+            // A page can have its own name mean this machine, and then reads what it asks for.
+            Self::Loopback => headers.get_all(HOST).iter().any(is_foreign).then(|| {
+                refusal(
+                    StatusCode::FORBIDDEN,
+                    "without a token, the `Host` of a request must be an IP address or `localhost`",
+                )
+            }),
             Self::Tokens(tokens) => without(tokens, headers.get(AUTHORIZATION).and_then(shown)),
             Self::Anybody => path.starts_with("/v1/").then(|| {
                 refusal(
@@ -78,6 +89,19 @@ impl Guard {
             }),
         }
     }
+}
+
+/// Whether a `Host` is a name that somebody else may have given this machine.
+fn is_foreign(host: &HeaderValue) -> bool {
+    let authority = host.to_str().ok().and_then(|host| host.parse().ok());
+    authority.is_none_or(|authority: Authority| {
+        let host = authority.host();
+        let inner = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let is_address = inner.unwrap_or(host).parse::<IpAddr>().is_ok();
+        !is_address && !host.eq_ignore_ascii_case("localhost")
+    })
 }
 
 /// Returns what is answered to somebody who does not show one of the tokens.
@@ -207,6 +231,35 @@ impl Drop for SocketFile {
             && let Err(error) = fs::remove_file(&self.path)
         {
             warn!(%error, path = %self.path.display(), "cannot remove the admin socket");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_nobody_elses_names() {
+        for own in [
+            "127.0.0.1",
+            "127.0.0.1:9900",
+            "[::1]",
+            "[::1]:9900",
+            "localhost",
+            "LocalHost:1",
+        ] {
+            assert!(!is_foreign(&HeaderValue::from_static(own)), "{own}");
+        }
+        for foreign in [
+            "",
+            "a",
+            "a.example:9900",
+            "127.0.0.1.example",
+            "localhost.example",
+            "[::1",
+        ] {
+            assert!(is_foreign(&HeaderValue::from_static(foreign)), "{foreign}");
         }
     }
 }
