@@ -1,6 +1,10 @@
 //! The admin listener: whether the proxy is well, and its numbers.
 
-use crate::harness::{Refusing, Service, Tidegate, binary, eventually, route_to, text};
+use tokio::io::AsyncReadExt;
+
+use crate::harness::{
+    Connection, Refusing, Service, Tidegate, binary, eventually, route_to, text, within,
+};
 
 /// A series by its name and labels, and its value.
 type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
@@ -13,6 +17,25 @@ async fn healthz_says_ok_and_other_paths_are_unknown() {
     assert_eq!(tidegate.admin("/").await.status(), 404);
     // The admin listener is not the proxy, and the proxy has no admin paths.
     assert_eq!(tidegate.get("/healthz").await.status(), 204);
+}
+
+/// It would keep a descriptor from the traffic for as long as it likes.
+#[tokio::test]
+async fn who_does_not_get_to_ask_is_left() {
+    let routes = "[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }\n";
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"\nunix = \"admin.sock\"";
+    let tidegate = Tidegate::serving(&format!("{routes}{admin}")).await;
+    let path = tidegate.folder.path().join("admin.sock");
+    let mut socket = tokio::net::UnixStream::connect(path).await.unwrap();
+    let mut begun = Connection::open(tidegate.admin_address()).await;
+    begun
+        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        .await;
+    let mut silent = Connection::open(tidegate.admin_address()).await;
+    begun.read_to_end().await;
+    silent.read_to_end().await;
+    let end = within("end of the socket", socket.read_u8()).await;
+    assert!(end.is_err(), "it is closed without a word");
 }
 
 #[tokio::test]

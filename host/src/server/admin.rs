@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -17,10 +17,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
-use tracing::{error, info};
+use tokio::sync::Semaphore;
+use tracing::{debug, info};
 
 use super::access::{Guard, SocketFile};
 use super::control::Control;
@@ -39,6 +44,13 @@ use crate::telemetry::{self, Metrics};
 
 /// Largest module that can be handed over.
 pub(crate) const MAX_MODULE_BYTES: usize = 64 << 20;
+
+/// Connections that are served at a time at each of the two; others wait to be accepted. Each may hold a
+/// descriptor that traffic would need.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a head may take, from when the connection is there or the answer before it was sent.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is shown and who is asked.
 pub(crate) struct Seen {
@@ -99,19 +111,31 @@ impl Listeners {
     pub(super) fn serve(self, seen: Seen) -> Option<SocketFile> {
         let seen = Arc::new(seen);
         if let Some((listener, guard)) = self.tcp {
-            let router = router(seen.clone(), guard);
-            tokio::spawn(async move { report(axum::serve(listener, router).await) });
+            tokio::spawn(serve(listener, router(seen.clone(), guard)));
         }
         let (listener, file) = self.unix?;
-        let router = router(seen, Guard::Socket);
-        tokio::spawn(async move { report(axum::serve(listener, router).await) });
+        tokio::spawn(serve(listener, router(seen, Guard::Socket)));
         Some(file)
     }
 }
 
-fn report(ended: std::io::Result<()>) {
-    if let Err(error) = ended {
-        error!(%error, "the admin listener ended");
+/// Serves each connection in a task of its own. Never returns.
+async fn serve(mut listener: impl Listener, router: Router) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    // An error: somebody has closed the semaphore, which nobody does.
+    while let Ok(place) = room.clone().acquire_owned().await {
+        let (stream, _) = listener.accept().await;
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "admin connection failed");
+            }
+            drop(place);
+        });
     }
 }
 
