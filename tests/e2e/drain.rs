@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Connection, Service, Tidegate, close, eventually, one_listener, route_to, text,
+    Connection, Endless, Service, Tidegate, close, eventually, one_listener, route_to, text,
 };
 
 #[tokio::test]
@@ -45,6 +45,17 @@ async fn an_exchange_under_way_is_finished_before_the_exit() {
         client.expect_end().await;
         assert_eq!(tidegate.process.exit().await.code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn the_exit_does_not_wait_for_a_reload_that_is_being_prepared() {
+    let routes = "[[sites.routes]]\nmatch = \"/\"\nrespond = { status = 204 }\n";
+    let mut tidegate = Tidegate::serving(routes).await;
+    let file = Endless::replacing(&tidegate.folder, "tidegate.toml");
+    tidegate.process.signal(Signal::HUP);
+    let _writer = file.is_read().await;
+    tidegate.process.signal(Signal::TERM);
+    assert_eq!(tidegate.process.exit().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! A folder for the files of one test. Its place is left to cargo.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use super::eventually;
 
 /// A folder of one test's own, removed at its end unless the test fails.
 pub(crate) struct Folder {
@@ -35,6 +40,29 @@ impl Folder {
     /// Content of a file; empty while there is none.
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path.join(name)).unwrap_or_default()
+    }
+}
+
+/// A file that whoever reads it reads for as long as its writer is there.
+pub(crate) struct Endless(PathBuf);
+
+impl Endless {
+    /// Puts one in place of a file.
+    pub(crate) fn replacing(folder: &Folder, name: &str) -> Self {
+        let path = folder.path().join(name);
+        fs::remove_file(&path).unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
+        Self(path)
+    }
+
+    /// Waits for a reader. Returns its writer.
+    pub(crate) async fn is_read(&self) -> OwnedFd {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+        eventually("reader of the endless file", async || {
+            rustix::fs::open(&self.0, flags, Mode::empty()).ok()
+        })
+        .await
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub(crate) use connection::{Connection, STALL};
 pub(crate) use dns::NameServer;
-pub(crate) use files::Folder;
+pub(crate) use files::{Endless, Folder};
 pub(crate) use foreign::{chromium, node, python};
 pub(crate) use frame::{Frame, binary, close, ping, pong, text};
 pub(crate) use guests::{component, guest, variant};
@@ -36,7 +36,7 @@ pub(crate) use oracle::Oracle;
 pub(crate) use process::{Process, raise_descriptor_limit};
 pub(crate) use service::{Refusing, Service, Unreachable, http_echo, websocket_echo};
 pub(crate) use tidegate::{Tidegate, check, command, one_listener, route_to};
-pub(crate) use tls::{Authority, tls_handshake};
+pub(crate) use tls::{Authority, Certificate, tls_handshake};
 
 /// How long anything may take that should happen at once. Generous, since the machine may be busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);

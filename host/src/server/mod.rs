@@ -108,7 +108,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     metrics.set_generation(generation.number);
     let bound = bind(generation.listeners.iter(), config.workers, |_| false)?;
     let workers = config.workers;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let admin = match &config.admin {
             None => None,
             Some(settings) => Some(admin::Listeners::bind(settings).await?),
@@ -158,7 +158,10 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
         workers.drain().await;
         drop(socket_file);
         Ok(())
-    })
+    });
+    // What is still being compiled would be waited for, for as long as that takes.
+    runtime.shutdown_background();
+    result
 }
 
 /// Checks a configuration as [`run`] would read it, without binding anything. Returns warnings.
