@@ -1,13 +1,15 @@
 //! The end of the process: what is under way may finish, nothing new begins.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Connection, Endless, Service, Tidegate, close, eventually, one_listener, route_to, text,
+    Connection, Endless, Service, Tidegate, close, eventually, one_listener, route_to, text, within,
 };
 
 #[tokio::test]
@@ -55,6 +57,67 @@ async fn the_exit_does_not_wait_for_a_reload_that_is_being_prepared() {
     tidegate.process.signal(Signal::HUP);
     let _writer = file.is_read().await;
     tidegate.process.signal(Signal::TERM);
+    assert_eq!(tidegate.process.exit().await.code(), Some(0));
+}
+
+/// Its client is gone, and it has nobody else who remembers it.
+#[tokio::test]
+async fn an_exchange_without_its_client_is_finished_before_the_exit() {
+    let (asked, may_answer) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let service = {
+        let (asked, may_answer) = (asked.clone(), may_answer.clone());
+        Service::start(move |mut connection| {
+            let (asked, may_answer) = (asked.clone(), may_answer.clone());
+            async move {
+                while connection.next_request().await.is_some() {
+                    asked.add_permits(1);
+                    may_answer.acquire().await.unwrap().forget();
+                    connection
+                        .send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+                        .await;
+                }
+            }
+        })
+        .await
+    };
+    let mut tidegate = Tidegate::serving(&format!(
+        "{}ignore_client_abort = true\n[access_log]\npath = \"stdout\"\nformat = \"json\"\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n[limits]\nmax_connections = 1",
+        route_to(&service)
+    ))
+    .await;
+    let mut client = tidegate.connect().await;
+    client.send_head("GET / HTTP/1.1\nHost: a").await;
+    within("request at the service", asked.acquire())
+        .await
+        .unwrap()
+        .forget();
+    client.reset();
+    eventually("the client's end", async || {
+        let open = tidegate
+            .metrics()
+            .await
+            .sum("tidegate_connections_open", &[]);
+        (open == 0.0).then_some(())
+    })
+    .await;
+    // It has its place as if the client were there.
+    tidegate.connect().await.expect_end().await;
+    let refused = async || {
+        tidegate
+            .metrics()
+            .await
+            .sum("tidegate_connections_refused_total", &[])
+    };
+    assert_eq!(refused().await, 1.0);
+
+    tidegate.process.signal(Signal::TERM);
+    tidegate.log("draining").await;
+    assert_eq!(tidegate.admin("/healthz").await.status(), 503);
+    may_answer.add_permits(1);
+    let line = tidegate.process.stdout.line().await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["status"], 200);
     assert_eq!(tidegate.process.exit().await.code(), Some(0));
 }
 

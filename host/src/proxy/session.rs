@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use super::handshake::Offer;
 use super::head::{self, Hop};
 use super::notes::{Notes, Place};
 use super::variables::{Captured, Variables};
-use super::worker::{InForce, Worker};
+use super::worker::{InForce, Orphan, Worker};
 use super::{affinity, answer, exchange, expires, files, handshake, http2, log_line, response};
 use crate::config::Action;
 use crate::generation::{Generation, Route, Site};
@@ -104,7 +104,7 @@ pub(crate) async fn run(
     match session {
         Ok(mut session) if session.route.settings.ignore_client_abort => {
             let exchange = async move { session.respond(&mut head, body, ending).await };
-            outlive(Box::pin(exchange)).await
+            outlive(Box::pin(exchange), worker).await
         }
         Ok(mut session) => session.respond(&mut head, body, ending).await,
         Err(failure) => {
@@ -117,24 +117,51 @@ pub(crate) async fn run(
 }
 
 /// Runs an exchange in a task of its own, so that it goes on to its end when the client's connection is
-/// gone.
+/// gone. From then on it is counted as if it were a connection: it has its place among them, and a drain
+/// waits for it.
 async fn outlive(
     exchange: Pin<Box<dyn Future<Output = Response<ResponseBody>>>>,
+    worker: Rc<Worker>,
 ) -> Response<ResponseBody> {
     let (answered, answer) = oneshot::channel();
+    let counted = Rc::new(Cell::new(None));
+    let gone = Gone {
+        worker,
+        counted: Rc::downgrade(&counted),
+    };
     tokio::task::spawn_local(async move {
+        let _counted = counted;
         if let Err(response) = answered.send(exchange.await) {
             let mut body = response.into_body();
             let mut frame = async || poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             while matches!(frame().await, Some(Ok(_))) {}
         }
     });
-    answer.await.unwrap_or_else(|_| {
+    let answer = answer.await;
+    // The task has ended with its answer, and counts for nothing.
+    drop(gone);
+    answer.unwrap_or_else(|_| {
         // The worker ends, or the exchange has panicked.
         let mut response = Response::new(ResponseBody::fixed(Bytes::new()));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
+}
+
+/// Counts an exchange that is not at its end when this is dropped, as it is with its client: at once, so
+/// that there is no moment at which neither the connection nor the exchange is counted.
+struct Gone {
+    worker: Rc<Worker>,
+    /// The task of the exchange holds it to its end.
+    counted: Weak<Cell<Option<Orphan>>>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted.upgrade() {
+            counted.set(Some(self.worker.orphan()));
+        }
+    }
 }
 
 /// Returns the answer to a request that no route was found for, as the site has it that it would have

@@ -43,6 +43,8 @@ pub(crate) struct Worker {
     endpoints: RefCell<HashMap<u64, Arc<EndpointMetrics>>>,
     /// Client connections open.
     connections: Cell<usize>,
+    /// Exchanges that go on without their client's connection.
+    orphans: Cell<usize>,
     in_force: Arc<ArcSwap<Generation>>,
     /// The generation as of the last look.
     cached: RefCell<Rc<InForce>>,
@@ -75,6 +77,9 @@ pub(crate) struct Buffers {
 /// One client connection, counted until this is dropped.
 pub(crate) struct ConnectionPermit(Rc<Worker>);
 
+/// One exchange whose client is gone, counted like its connection until this is dropped.
+pub(crate) struct Orphan(Rc<Worker>);
+
 impl Worker {
     /// Makes the state of worker number `index`.
     pub(crate) fn new(
@@ -99,6 +104,7 @@ impl Worker {
             clock: RefCell::new(Clock::system()),
             endpoints: RefCell::default(),
             connections: Cell::new(0),
+            orphans: Cell::new(0),
             in_force,
             cached,
         })
@@ -160,7 +166,7 @@ impl Worker {
     /// Counts a client connection. None: there are as many as the limit allows.
     pub(crate) fn admit(self: &Rc<Self>) -> Option<ConnectionPermit> {
         let limit = self.generation().limits.max_connections;
-        if self.connections.get() >= limit {
+        if self.connections() >= limit {
             self.metrics.connections_refused.increment();
             return None;
         }
@@ -170,9 +176,16 @@ impl Worker {
         Some(ConnectionPermit(self.clone()))
     }
 
-    /// Returns the client connections open now, those that became tunnels included.
+    /// Counts an exchange whose client is gone.
+    pub(crate) fn orphan(self: &Rc<Self>) -> Orphan {
+        self.orphans.set(self.orphans.get() + 1);
+        Orphan(self.clone())
+    }
+
+    /// Returns the client connections open now, those that became tunnels included, and the exchanges that
+    /// go on without theirs.
     pub(crate) fn connections(&self) -> usize {
-        self.connections.get()
+        self.connections.get() + self.orphans.get()
     }
 
     /// Looks for what has timed out, again and again. Never returns.
@@ -204,11 +217,11 @@ impl Worker {
         }
     }
 
-    /// Waits until no client connection is open, looking every few milliseconds, or until `limit`
-    /// has passed. Returns whether all are gone.
+    /// Waits until no client connection is open and no exchange goes on without one, looking every few
+    /// milliseconds, or until `limit` has passed. Returns whether all are gone.
     pub(crate) async fn drained(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        while self.connections.get() > 0 {
+        while self.connections() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -222,5 +235,11 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.metrics.connections_open.decrement();
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.0.orphans.set(self.0.orphans.get() - 1);
     }
 }
