@@ -18,7 +18,7 @@ use crate::config::{
 use crate::plugin::{self, Chain, EndpointView, Engine, Plugin, Version};
 use crate::route::{RouteTable, SiteTable};
 use crate::telemetry::{AccessLogFile, AccessLogFiles, EndpointStatus, PluginStatus, Target};
-use crate::upstream::{Endpoint, Known, Upstream};
+use crate::upstream::{Before, Endpoint, Known, Upstream};
 
 /// Everything a session needs to know that does not change while it runs.
 pub(crate) struct Generation {
@@ -214,7 +214,7 @@ impl Generation {
             .zip(&self.upstreams)
             .map(|(settings, upstream)| {
                 let moved = upstream.moved(settings, known);
-                moved.map_or_else(|| upstream.clone(), Arc::new)
+                moved.unwrap_or_else(|| upstream.clone())
             })
             .collect();
         let sites = config
@@ -454,13 +454,14 @@ fn upstreams(
 ) -> Vec<Arc<Upstream>> {
     let mut upstreams = Vec::new();
     for settings in &config.upstreams {
-        let old = previous.and_then(|previous| {
-            previous
-                .upstreams
-                .iter()
-                .find(|upstream| upstream.serves(settings))
-        });
-        match Upstream::new(settings, known, old) {
+        let olds = previous.map_or(&[][..], |previous| &previous.upstreams);
+        let same = olds.iter().find(|old| old.serves(settings));
+        let named = || olds.iter().find(|old| old.name == settings.name);
+        let before = match same {
+            Some(old) => Before::Same(old),
+            None => named().map_or(Before::Nothing, |old| Before::Named(old)),
+        };
+        match Upstream::new(settings, known, before) {
             Ok(upstream) => upstreams.push(upstream),
             Err(source) => {
                 errors.push(Error::Upstream {

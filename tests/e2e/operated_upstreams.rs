@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Service, Tidegate, one_listener};
+use crate::harness::{Authority, Connection, Folder, Service, Tidegate, http_echo, one_listener};
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -215,4 +215,49 @@ async fn a_running_proxy_tells_its_versions() {
     assert_eq!(json["pid"], tidegate.process.id());
     let text = printed(&tidegate.remote(&["version"]));
     assert!(text.contains("contract tidegate:plugin@"), "{text}");
+}
+
+#[tokio::test]
+async fn what_operators_have_said_of_an_endpoint_outlives_other_tls_settings() {
+    let authority = Authority::new();
+    let certificate = authority.issue(&["127.0.0.1"]);
+    let a = Service::start_tls(certificate.service(), http_echo).await;
+    let b = Service::start_tls(certificate.service(), http_echo).await;
+    let folder = Folder::new();
+    folder.write("ca.pem", authority.pem());
+    let with = |tls: &str| {
+        one_listener(&format!(
+            r#"
+            [[sites.routes]]
+            match = "/"
+            upstream = "group"
+            [upstreams.group]
+            endpoints = [{{ address = "{}" }}, {{ address = "{}" }}]
+            tls = {{ ca = "ca.pem"{tls} }}
+            {ADMIN}
+            "#,
+            a.address, b.address
+        ))
+    };
+    let mut tidegate = Tidegate::start_in(folder, &with("")).await;
+    let [first, second] = [&a, &b].map(|service| service.address.to_string());
+    for arguments in [
+        &["upstreams", "drain", "group", &first][..],
+        &["upstreams", "weight", "group", &second, "7"],
+    ] {
+        let done = tidegate.remote(arguments);
+        assert!(done.status.success(), "{}", printed(&done));
+    }
+    let reloaded = tidegate.reload_with(&with(", verify = false")).await;
+    assert!(reloaded.is_ok(), "{reloaded:?}");
+    assert_eq!(endpoint(&tidegate, 0).await["drained"], true);
+    assert_eq!(endpoint(&tidegate, 1).await["weight"], 7);
+    for _ in 0..4 {
+        tidegate.get("/").await.seen_by_service();
+    }
+    assert_eq!(a.connections(), 0);
+
+    let undone = tidegate.remote(&["upstreams", "drain", "group", &first, "--undo"]);
+    assert!(undone.status.success(), "{}", printed(&undone));
+    assert_eq!(endpoint(&tidegate, 0).await["up"], true);
 }

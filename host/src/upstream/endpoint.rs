@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::Upstream;
+use super::Before;
 use super::health::{self, Health};
 use crate::config;
 
@@ -38,10 +38,16 @@ pub(crate) struct EndpointState {
     pub(crate) id: u64,
     pub(crate) health: Health,
     open: AtomicU32,
-    /// An operator has taken it out.
+    orders: Arc<Orders>,
+}
+
+/// What an operator has said of an address. It holds also where the address is reached in another way than
+/// before, of which nothing else is known yet.
+#[derive(Default)]
+struct Orders {
+    /// It is to get nothing.
     drained: AtomicBool,
-    /// A weight that an operator has set: that of the configuration then, and the other one in the lower
-    /// half. 0: none.
+    /// A weight: that of the configuration then, and the one that was set in the lower half. 0: none.
     weight: AtomicU64,
 }
 
@@ -49,20 +55,24 @@ pub(crate) struct EndpointState {
 pub(crate) struct Open(Arc<EndpointState>);
 
 impl Endpoint {
-    /// Makes an endpoint. What `previous`, the same upstream as it was before, knows of the address is
-    /// kept; an address that is new to it starts slowly, if it is to.
+    /// Makes an endpoint. What is known of the address from before is kept; one that is new to the upstream
+    /// starts slowly, if it is to.
     pub(super) fn new(
         settings: &config::Endpoint,
         address: SocketAddr,
-        previous: Option<&Upstream>,
+        before: Before<'_>,
     ) -> Self {
-        let state = match previous {
-            None => EndpointState::new(),
-            Some(old) => old.state(address).unwrap_or_else(|| {
-                let state = EndpointState::new();
+        let state = match before {
+            Before::Nothing => EndpointState::new(Arc::default()),
+            Before::Same(old) => old.state(address).unwrap_or_else(|| {
+                let state = EndpointState::new(Arc::default());
                 state.health.rises(health::now());
                 state
             }),
+            Before::Named(old) => {
+                let state = old.state(address);
+                EndpointState::new(state.map_or_else(Arc::default, |old| old.orders.clone()))
+            }
         };
         Self {
             address,
@@ -144,14 +154,13 @@ impl Endpoint {
 }
 
 impl EndpointState {
-    fn new() -> Arc<Self> {
+    fn new(orders: Arc<Orders>) -> Arc<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             health: Health::default(),
             open: AtomicU32::new(0),
-            drained: AtomicBool::new(false),
-            weight: AtomicU64::new(0),
+            orders,
         })
     }
 
@@ -162,12 +171,12 @@ impl EndpointState {
 
     /// Whether an operator has taken it out: it gets nothing more.
     pub(crate) fn is_drained(&self) -> bool {
-        self.drained.load(Ordering::Relaxed)
+        self.orders.drained.load(Ordering::Relaxed)
     }
 
     /// Takes it out, or back in.
     pub(super) fn set_drained(&self, drained: bool) {
-        let was = self.drained.swap(drained, Ordering::Relaxed);
+        let was = self.orders.drained.swap(drained, Ordering::Relaxed);
         if was && !drained {
             self.health.rises(health::now());
         }
@@ -175,7 +184,7 @@ impl EndpointState {
 
     /// Returns the weight that counts where the configuration says `configured`.
     pub(super) fn weight(&self, configured: u32) -> u32 {
-        let [then, set] = halves(self.weight.load(Ordering::Relaxed));
+        let [then, set] = halves(self.orders.weight.load(Ordering::Relaxed));
         if set != 0 && then == configured {
             set
         } else {
@@ -187,14 +196,14 @@ impl EndpointState {
     pub(super) fn set_weight(&self, configured: u32, weight: u32) {
         let both = u64::from(configured) << 32 | u64::from(weight);
         let both = if weight == configured { 0 } else { both };
-        self.weight.store(both, Ordering::Relaxed);
+        self.orders.weight.store(both, Ordering::Relaxed);
     }
 
     /// Forgets a weight that was set while the configuration had another one than now.
     pub(super) fn settle(&self, configured: u32) {
-        let [then, _] = halves(self.weight.load(Ordering::Relaxed));
+        let [then, _] = halves(self.orders.weight.load(Ordering::Relaxed));
         if then != configured {
-            self.weight.store(0, Ordering::Relaxed);
+            self.orders.weight.store(0, Ordering::Relaxed);
         }
     }
 

@@ -122,6 +122,26 @@ pub(crate) enum Balance {
     Ring { key: Template, ring: Ring },
 }
 
+/// The upstream of the generation before from which one is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Before<'a> {
+    Nothing,
+    /// It [serves](Upstream::serves) the same, and what it knows of its endpoints holds.
+    Same(&'a Arc<Upstream>),
+    /// It has the same name and other TLS settings: connections to it must not be used, and whether its
+    /// endpoints were well says nothing. What operators have said of them holds.
+    Named(&'a Upstream),
+}
+
+impl<'a> Before<'a> {
+    fn same(self) -> Option<&'a Arc<Upstream>> {
+        match self {
+            Self::Same(old) => Some(old),
+            Self::Nothing | Self::Named(_) => None,
+        }
+    }
+}
+
 impl Upstream {
     /// Whether this is what `settings` name, so that what is known of its endpoints still holds.
     pub(crate) fn serves(&self, settings: &config::Upstream) -> bool {
@@ -129,19 +149,19 @@ impl Upstream {
         self.name == settings.name && tls == settings.tls.as_ref()
     }
 
-    /// Makes an upstream, with an endpoint for each address of its hosts. What `previous`, which
-    /// [`serves`](Self::serves) the same in the generation before, knows of its endpoints is kept; if
-    /// nothing else differs either, it is that which is returned.
+    /// Makes an upstream, with an endpoint for each address of its hosts. If nothing differs from the same
+    /// one before, it is that which is returned.
     pub(crate) fn new(
         settings: &config::Upstream,
         known: &Known,
-        previous: Option<&Arc<Self>>,
+        before: Before<'_>,
     ) -> Result<Arc<Self>, certificates::Error> {
-        let before = previous.and_then(|old| old.tls.as_ref());
+        let previous = before.same();
+        let trusted = previous.and_then(|old| old.tls.as_ref());
         let tls = match &settings.tls {
             None => None,
             Some(tls) => Some(Tls {
-                trust: certificates::client_config(tls, before.map(|tls| &tls.trust))?,
+                trust: certificates::client_config(tls, trusted.map(|tls| &tls.trust))?,
                 settings: tls.clone(),
             }),
         };
@@ -153,15 +173,19 @@ impl Upstream {
         if let Some(same) = same.filter(|old| old.is_there(settings, known)) {
             return Ok(same.clone());
         }
-        let previous = previous.map(Arc::as_ref);
-        Ok(Arc::new(Self::assemble(settings, known, previous, tls)))
+        Ok(Arc::new(Self::assemble(settings, known, before, tls)))
     }
 
     /// Returns the same upstream with the addresses that its hosts have now, and the weights that count now.
     /// None: they are the same.
-    pub(crate) fn moved(&self, settings: &config::Upstream, known: &Known) -> Option<Self> {
+    pub(crate) fn moved(
+        self: &Arc<Self>,
+        settings: &config::Upstream,
+        known: &Known,
+    ) -> Option<Arc<Self>> {
         let moved = !self.is_there(settings, known);
-        moved.then(|| Self::assemble(settings, known, Some(self), self.tls.clone()))
+        let assemble = || Self::assemble(settings, known, Before::Same(self), self.tls.clone());
+        moved.then(|| Arc::new(assemble()))
     }
 
     /// Whether the endpoints are those that `settings` mean now.
@@ -178,13 +202,14 @@ impl Upstream {
     fn assemble(
         settings: &config::Upstream,
         known: &Known,
-        previous: Option<&Self>,
+        before: Before<'_>,
         tls: Option<Tls>,
     ) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let endpoints: Vec<_> = addresses(settings, known)
-            .map(|(endpoint, address)| Endpoint::new(endpoint, address, previous))
+            .map(|(endpoint, address)| Endpoint::new(endpoint, address, before))
             .collect();
+        let previous = before.same();
         let same = previous.filter(|old| {
             old.endpoints.len() == endpoints.len()
                 && old

@@ -41,7 +41,12 @@ fn settings(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> confi
 }
 
 fn upstream(balance: config::Balance, endpoints: Vec<config::Endpoint>) -> Arc<Upstream> {
-    Upstream::new(&settings(balance, endpoints), &Known::default(), None).unwrap()
+    Upstream::new(
+        &settings(balance, endpoints),
+        &Known::default(),
+        Before::Nothing,
+    )
+    .unwrap()
 }
 
 fn round_robin(weights: &[u32]) -> Arc<Upstream> {
@@ -372,7 +377,7 @@ fn an_endpoint_that_came_back_grows_into_its_share() {
     let mut endpoints = endpoints(&[1, 1]);
     endpoints[0].slow_start = Duration::from_secs(3600);
     let settings = settings(config::Balance::RoundRobin, endpoints);
-    let upstream = Upstream::new(&settings, &Known::default(), None).unwrap();
+    let upstream = Upstream::new(&settings, &Known::default(), Before::Nothing).unwrap();
     let endpoint = &upstream.endpoints[0];
     assert_eq!(endpoint.ramped(1000, health::now()), 1000, "from the start");
 
@@ -390,7 +395,7 @@ fn an_endpoint_that_came_back_grows_into_its_share() {
     let upstream = Upstream::new(
         &more,
         &Known::default(),
-        Some(&Upstream::new(&settings, &Known::default(), None).unwrap()),
+        Before::Same(&Upstream::new(&settings, &Known::default(), Before::Nothing).unwrap()),
     )
     .unwrap();
     let ramped = |index: usize| upstream.endpoints[index].ramped(1000, health::now());
@@ -411,7 +416,7 @@ fn a_cookie_leads_back_to_its_endpoint_while_that_is_up() {
         secure: true,
         same_site: Some(config::SameSite::Lax),
     });
-    let upstream = Upstream::new(&settings, &Known::default(), None).unwrap();
+    let upstream = Upstream::new(&settings, &Known::default(), Before::Nothing).unwrap();
     let sticky = upstream.sticky.as_ref().unwrap();
     let field = sticky.set_cookie(1, std::time::UNIX_EPOCH).unwrap();
     let field = field.to_str().unwrap();
@@ -450,7 +455,7 @@ fn an_endpoint_that_comes_back_is_known_if_something_is_still_open_there() {
     let both = settings(config::Balance::LeastConnections, endpoints(&[1, 1]));
     let mut one = both.clone();
     one.endpoints.truncate(1);
-    let before = Upstream::new(&both, &Known::default(), None).unwrap();
+    let before = Upstream::new(&both, &Known::default(), Before::Nothing).unwrap();
     let id = before.endpoints[1].state.id;
     let open = before.take(1).unwrap();
 
