@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Authority, Connection, Folder, Service, Tidegate, eventually, guest, one_listener, route_to,
-    text, tls_handshake,
+    Authority, Certificate, Connection, Folder, Service, Tidegate, eventually, guest, one_listener,
+    route_to, text, tls_handshake,
 };
 
 #[tokio::test]
@@ -484,6 +484,51 @@ async fn a_certificate_that_is_watched_is_served_once_it_is_renewed() {
     link(&tidegate.folder, "new");
     assert_eq!(tidegate.reloaded().await, Ok(2));
     assert_eq!(shown().await, new.der());
+}
+
+#[tokio::test]
+async fn a_watched_folder_that_another_takes_the_place_of_is_watched_on() {
+    let authority = Authority::new();
+    let pairs = [(); 2].map(|()| authority.issue(&["www.example.com"]));
+    let folder = Folder::new();
+    let write = |folder: &Folder, name: &str, pair: &Certificate| {
+        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        folder.write(&format!("{name}/cert.pem"), &pair.chain);
+        folder.write(&format!("{name}/key.pem"), &pair.key);
+    };
+    write(&folder, "certs", &pairs[0]);
+    write(&folder, "certs.new", &pairs[1]);
+    let mut tidegate = Tidegate::start_in(
+        folder,
+        r#"
+        watch = true
+        workers = 1
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        tls = true
+        [[sites]]
+        names = ["www.example.com"]
+        certificate = { chain = "certs/cert.pem", key = "certs/key.pem" }
+        [[sites.routes]]
+        match = "/"
+        respond = { status = 204 }
+        "#,
+    )
+    .await;
+    let certs = tidegate.folder.path().join("certs");
+    std::fs::rename(&certs, certs.with_extension("old")).unwrap();
+    // What is not there cannot be read, and is waited for.
+    assert!(tidegate.reloaded().await.is_err());
+    std::fs::rename(certs.with_extension("new"), &certs).unwrap();
+    assert_eq!(tidegate.reloaded().await, Ok(2));
+    // It is watched as the one before it was.
+    tidegate.folder.write("certs/cert.pem", &pairs[1].chain);
+    assert_eq!(tidegate.reloaded().await, Ok(2));
+    // And so is the old one, back where it was.
+    std::fs::rename(&certs, certs.with_extension("new")).unwrap();
+    assert!(tidegate.reloaded().await.is_err());
+    std::fs::rename(certs.with_extension("old"), &certs).unwrap();
+    assert_eq!(tidegate.reloaded().await, Ok(3));
 }
 
 /// Promise 2 of the design, at its hardest: what changes are the routes themselves.

@@ -1,13 +1,14 @@
 //! Notices when a file changes that what is in force was made from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// A file that is being written is left alone until nothing has happened to it for this long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -15,12 +16,16 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Links that are followed on the way to one file.
 const MAX_LINKS: usize = 40;
 
+/// Device and inode.
+type Identity = (u64, u64);
+
 /// Watches files.
 pub(super) struct FileWatch {
     /// Where a change means that one of them is another: the files, and the links on the way to them.
     places: BTreeSet<PathBuf>,
-    /// Folders of the places: a file that is replaced by renaming another is a new file.
-    folders: BTreeSet<PathBuf>,
+    /// Folders of the places: a file that is replaced by renaming another is a new file. With what each of
+    /// them is, if it is there: another folder may take its place, and is not watched then.
+    folders: BTreeMap<PathBuf, Option<Identity>>,
     /// None: the system offers no notifications; then SIGHUP remains.
     watcher: Option<RecommendedWatcher>,
     events: mpsc::UnboundedReceiver<PathBuf>,
@@ -49,7 +54,7 @@ impl FileWatch {
             .ok();
         let mut watch = Self {
             places: BTreeSet::new(),
-            folders: BTreeSet::new(),
+            folders: BTreeMap::new(),
             watcher,
             events,
             quiet_at: None,
@@ -61,24 +66,29 @@ impl FileWatch {
     /// Watches `files` from now on, and nothing else.
     pub(super) fn set(&mut self, files: Vec<PathBuf>) {
         self.places = files.iter().flat_map(|file| places(file)).collect();
-        let folders: BTreeSet<_> = self
-            .places
-            .iter()
-            .filter_map(|place| place.parent())
-            .map(Path::to_owned)
-            .collect();
+        // Whole folders are replaced as well.
+        let parents: Vec<_> = folders(&self.places).collect();
+        self.places.extend(parents);
+        self.watch();
+    }
+
+    /// Watches the folders of the places as they are now, and nothing else.
+    fn watch(&mut self) {
+        let folders = folders(&self.places).map(|folder| (folder.clone(), identity(&folder)));
+        let folders: BTreeMap<_, _> = folders.collect();
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        for folder in self.folders.difference(&folders) {
+        for (folder, is) in &self.folders {
             // It may be gone, and the watch with it.
-            if let Err(error) = watcher.unwatch(folder)
-                && folder.exists()
+            if folders.get(folder) != Some(is)
+                && let Err(error) = watcher.unwatch(folder)
             {
-                warn!(%error, folder = %folder.display(), "cannot stop watching");
+                debug!(%error, folder = %folder.display(), "cannot stop watching");
             }
         }
-        for folder in folders.difference(&self.folders) {
+        // Also those that are watched, which changes nothing, unless they were away for a moment.
+        for folder in folders.keys() {
             if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
                 warn!(%error, folder = %folder.display(), "cannot watch for changes");
             }
@@ -95,6 +105,8 @@ impl FileWatch {
                     Ok(event) => event,
                     Err(_) => {
                         self.quiet_at = None;
+                        // Before the files are read, or what changes after that would be missed.
+                        self.watch();
                         return;
                     }
                 },
@@ -109,6 +121,20 @@ impl FileWatch {
             }
         }
     }
+}
+
+/// Returns the folders that places are in.
+fn folders(places: &BTreeSet<PathBuf>) -> impl Iterator<Item = PathBuf> {
+    places
+        .iter()
+        .filter_map(|place| place.parent())
+        .map(Path::to_owned)
+}
+
+/// Returns what a folder is; None: it is not there.
+fn identity(folder: &Path) -> Option<Identity> {
+    let folder = std::fs::metadata(folder).ok()?;
+    Some((folder.dev(), folder.ino()))
 }
 
 /// Returns where a change means that `file` is another one: the file, and each link on the way to it, such
