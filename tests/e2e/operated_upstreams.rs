@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Authority, Connection, Folder, Service, Tidegate, http_echo, one_listener};
+use crate::harness::{
+    Authority, Connection, Endless, Folder, Service, Tidegate, http_echo, one_listener,
+};
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -215,6 +217,38 @@ async fn a_running_proxy_tells_its_versions() {
     assert_eq!(json["pid"], tidegate.process.id());
     let text = printed(&tidegate.remote(&["version"]));
     assert!(text.contains("contract tidegate:plugin@"), "{text}");
+}
+
+#[tokio::test]
+async fn an_order_whose_sender_is_gone_before_its_turn_is_not_carried_out() {
+    let pair = Pair::start().await;
+    let mut tidegate = Tidegate::start(&pair.configuration("")).await;
+    let file = Endless::replacing(&tidegate.folder, "tidegate.toml");
+    tidegate.process.signal(rustix::process::Signal::HUP);
+    let writer = file.is_read().await;
+
+    let mut sender = Connection::open(tidegate.admin_address()).await;
+    let target = format!(
+        "/v1/upstreams/group/endpoints/{}/weight?weight=5",
+        pair.a.address
+    );
+    sender
+        .send_head(&format!(
+            "POST {target} HTTP/1.1\nHost: localhost\nContent-Length: 0"
+        ))
+        .await;
+    // By now it waits for the reload.
+    assert_eq!(tidegate.admin("/healthz").await.status(), 200);
+    sender.finish_sending().await;
+    sender.expect_end().await;
+    drop(writer);
+    assert!(tidegate.reloaded().await.is_err(), "there is nothing in it");
+    assert_eq!(endpoint(&tidegate, 0).await["weight"], 1);
+    // Others get their turn.
+    let a = pair.a.address.to_string();
+    let set = tidegate.remote(&["upstreams", "weight", "group", &a, "3"]);
+    assert!(set.status.success(), "{}", printed(&set));
+    assert_eq!(endpoint(&tidegate, 0).await["weight"], 3);
 }
 
 #[tokio::test]

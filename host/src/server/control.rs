@@ -123,13 +123,15 @@ pub(super) async fn run(
         mut interrupt,
     } = signals;
     let mut checks = Checks::start(reloader.in_force());
-    let mut queue = VecDeque::new();
+    let mut queue: VecDeque<Request> = VecDeque::new();
     let mut work: Option<Work> = None;
     loop {
         while work.is_none()
             && let Some(request) = queue.pop_front()
         {
-            work = Work::begin(&reloader, request);
+            if request.is_wanted() {
+                work = Work::begin(&reloader, request);
+            }
         }
         let is_idle = work.is_none();
         let done = async {
@@ -151,7 +153,7 @@ pub(super) async fn run(
                 info!("a file has changed");
                 want_reload(&mut queue);
             }
-            Some(request) = requests.recv() => queue.push_back(request),
+            Some(request) = requests.recv(), if queue.len() < LONGEST_QUEUE => queue.push_back(request),
             // While a generation is in the making, it would be made without this.
             () = reloader.follow_names(), if is_idle => checks.renew(),
             done = done => {
@@ -174,9 +176,24 @@ pub(super) async fn run(
     });
 }
 
-/// Asks for a reload that nobody waits for. One that has not begun yet does for all.
+impl Request {
+    /// Whether somebody waits for the outcome still, or never did.
+    fn is_wanted(&self) -> bool {
+        fn is<T>(answer: &Answer<T>) -> bool {
+            answer.as_ref().is_none_or(|answer| !answer.is_closed())
+        }
+        match self {
+            Self::Reload(answer) | Self::Compare(answer) => is(answer),
+            Self::Swap(_, answer) => is(answer),
+            Self::SetWeight(_, answer) => is(answer),
+        }
+    }
+}
+
+/// Asks for a reload that nobody waits for. One that has not begun yet does for all, unless it is for
+/// somebody who may go away.
 fn want_reload(queue: &mut VecDeque<Request>) {
-    let is_reload = |request: &Request| matches!(request, Request::Reload(_));
+    let is_reload = |request: &Request| matches!(request, Request::Reload(None));
     if !queue.iter().any(is_reload) {
         queue.push_back(Request::Reload(None));
     }
