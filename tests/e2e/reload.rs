@@ -531,6 +531,28 @@ async fn a_watched_folder_that_another_takes_the_place_of_is_watched_on() {
     assert_eq!(tidegate.reloaded().await, Ok(3));
 }
 
+/// A generation keeps plugins, certificates and files open.
+#[tokio::test]
+async fn a_listener_that_nobody_comes_to_keeps_no_old_generation() {
+    let with = |log: &str| {
+        one_listener(&format!(
+            "access_log = {{ path = \"{log}.log\" }}\n[[sites.routes]]\nmatch = \"/\"\n\
+             respond = {{ status = 204 }}"
+        ))
+    };
+    let mut tidegate = Tidegate::start(&with("old")).await;
+    assert_eq!(tidegate.reload_with(&with("new")).await, Ok(2));
+    let files = format!("/proc/{}/fd", tidegate.process.id());
+    eventually("end of the old generation", async || {
+        let open = std::fs::read_dir(&files).unwrap();
+        let open = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        let open: Vec<_> = open.collect();
+        assert!(open.iter().any(|file| file.ends_with("new.log")));
+        (!open.iter().any(|file| file.ends_with("old.log"))).then_some(())
+    })
+    .await;
+}
+
 /// Promise 2 of the design, at its hardest: what changes are the routes themselves.
 #[tokio::test]
 async fn clients_of_unchanged_routes_see_nothing_of_two_hundred_reloads() {

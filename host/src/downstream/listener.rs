@@ -88,6 +88,8 @@ impl Listener {
         };
         let watch = worker.sweep.watch();
         loop {
+            // Or a listener that nobody comes to would keep all that an old one has.
+            home.generation(&worker);
             let drained = poll_fn(|cx| match watch.poll_signal(cx) {
                 Poll::Ready(Signal::Drain) => Poll::Ready(()),
                 _ => Poll::Pending,
@@ -97,6 +99,7 @@ impl Listener {
                 () = drained => break,
                 // An error: the worker ends without a word.
                 _ = &mut closed => break,
+                () = worker.renewed() => continue,
                 accepted = listener.accept() => accepted,
             };
             // As of now: when this is asked for again, the listener may be gone.

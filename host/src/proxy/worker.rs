@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::call_out;
 use super::sweep::Sweep;
@@ -48,6 +50,8 @@ pub(crate) struct Worker {
     in_force: Arc<ArcSwap<Generation>>,
     /// The generation as of the last look.
     cached: RefCell<Rc<InForce>>,
+    /// Tells of another generation when it is looked at.
+    renewed: Notify,
 }
 
 /// A generation as one worker's sessions hold it: by an `Rc` of their own, so that they do not contend
@@ -107,6 +111,7 @@ impl Worker {
             orphans: Cell::new(0),
             in_force,
             cached,
+            renewed: Notify::new(),
         })
     }
 
@@ -136,9 +141,15 @@ impl Worker {
                 })
             });
             self.instances.retain(&generation.plugins);
+            self.renewed.notify_waiters();
             return generation;
         }
         cached.clone()
+    }
+
+    /// Waits until another generation is in force: as of the call, and noticed at the next sweep at the latest.
+    pub(crate) fn renewed(&self) -> Notified<'_> {
+        self.renewed.notified()
     }
 
     /// Returns a generation as this worker's sessions hold it.
