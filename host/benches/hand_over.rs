@@ -207,7 +207,7 @@ impl Proxy {
         let module = guest("guest-script");
         // The shortest timeout says how often idle sessions are looked at.
         let configuration = one_listener(&format!(
-            "[timeouts]\nkeep_alive = \"200ms\"\n[[sites.routes]]\nmatch = \"/\"\nurl = \"http://{service}\"\nplugins = [\"mine\"]\n\
+            "[timeouts]\nkeep_alive = \"200ms\"\n[[sites.routes]]\nmatch = \"/\"\nurl = \"http://{service}\"\nwebsocket = {{ idle_timeout = \"1h\" }}\nplugins = [\"mine\"]\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[plugins.mine]\nmodule = {module:?}\n\
              config = {{ name = \"a\" }}\n"
         ));
