@@ -109,6 +109,36 @@ async fn idle_sessions_move_too_and_old_versions_go_with_their_last_session() {
 }
 
 #[tokio::test]
+async fn idle_sessions_move_although_others_talk_and_move_first() {
+    let (_service, tidegate) = start(&named("a")).await;
+    let _idle = tidegate.websocket("/").await;
+    let mut talker = tidegate.websocket("/").await;
+    let talk = async {
+        for n in 1_u64.. {
+            assert_eq!(ask(&mut talker, "count").await, n.to_string());
+        }
+    };
+    let swaps = async {
+        for _ in 0..3 {
+            let admin = tidegate.admin_address();
+            let head = format!(
+                "POST /v1/plugins/mine/swap HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+                script().len()
+            );
+            let mut connection = Connection::open(admin).await;
+            connection.send(head).await;
+            connection.send(script()).await;
+            assert_eq!(connection.read_response().await.status(), 200);
+            moved(&tidegate, &[2]).await;
+        }
+    };
+    tokio::select! {
+        () = talk => unreachable!("it goes on"),
+        () = swaps => {}
+    }
+}
+
+#[tokio::test]
 async fn a_session_between_the_fragments_of_a_message_moves_as_well() {
     let (service, mut tidegate) = start(&named("a")).await;
     let mut client = tidegate.websocket("/").await;

@@ -60,6 +60,8 @@ pub(super) struct Seat {
     caller: Caller,
     gate: Arc<Gate>,
     assignment: RefCell<Arc<Assignment>>,
+    /// Number of the assignment that all sessions were told to look at last.
+    told: Cell<u64>,
     /// Those of the version assigned that may take sessions; the first one serves exchanges.
     slots: RefCell<Vec<Rc<Slot>>>,
     /// The same of a candidate on trial.
@@ -133,12 +135,18 @@ impl Instances {
         self.seats.borrow_mut().retain(|id, _| ids.contains(id));
     }
 
-    /// Looks whether a plugin has been swapped since the last look, in which case the sessions should
-    /// look as well. Instances of versions that are not assigned any more go with their last session.
+    /// Looks whether a plugin has been swapped since the last call, in which case the sessions should
+    /// look as well, whatever of them has done so by itself. Instances of versions that are not assigned
+    /// any more go with their last session.
     pub(crate) fn refresh(&self) -> bool {
         let seats = self.seats.borrow();
         // Each of them, not only up to the first.
-        seats.values().filter(|seat| seat.refresh()).count() > 0
+        let is_news = |seat: &&Rc<Seat>| {
+            seat.refresh();
+            let number = seat.number();
+            seat.told.replace(number) != number
+        };
+        seats.values().filter(is_news).count() > 0
     }
 
     /// Draws what decides whether a session or request is for a candidate.
@@ -156,6 +164,7 @@ impl Instances {
                 gate: Gate::new(Arc::clone(&metrics)),
                 metrics,
                 assignment: RefCell::new(plugin.assignment()),
+                told: Cell::new(plugin.number()),
                 slots: RefCell::default(),
                 candidate: RefCell::default(),
                 onlooker: RefCell::default(),
@@ -243,10 +252,10 @@ impl Seat {
         }
     }
 
-    /// Looks at the assignment. Returns whether it is another one than at the last look.
-    fn refresh(&self) -> bool {
+    /// Looks at the assignment.
+    fn refresh(&self) {
         if self.plugin.number() == self.assignment.borrow().number() {
-            return false;
+            return;
         }
         let next = self.plugin.assignment();
         let last = self.assignment.replace(Arc::clone(&next));
@@ -271,7 +280,6 @@ impl Seat {
             let trial = next.trial().map(|trial| trial.version.id());
             version == next.version().id() || Some(version) == trial
         });
-        true
     }
 
     /// Returns the candidate that looks on, by an assignment that was just looked at.
