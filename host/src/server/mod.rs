@@ -88,6 +88,12 @@ pub(crate) enum Error {
 /// of the listeners, in their order, once they are served.
 pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(), Error> {
     raise_descriptor_limit();
+    let runtime = runtime()?;
+    // First: a signal that comes during the start is heeded after it, and does not kill the process.
+    let signals = {
+        let _context = runtime.enter();
+        Signals::new().map_err(Error::Start)?
+    };
     let loaded = source.load().map_err(Error::Config)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -96,7 +102,6 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
     check_tokens(&config)?;
     let engine = plugin::Engine::new().map_err(Error::Engine)?;
     let logs = Arc::new(AccessLogFiles::default());
-    let runtime = runtime()?;
     let (names, known) = runtime.block_on(resolve(&config, &Known::default()))?;
     let built = Generation::build(&config, &engine, &logs, &known, None);
     let built = built.map_err(|errors| Error::Generation {
@@ -147,8 +152,7 @@ pub(crate) fn run(source: Source, ready: impl FnOnce(&[SocketAddr])) -> Result<(
             };
             socket_file = listeners.serve(seen);
         }
-        // Before anyone is told that signals and changes are noticed.
-        let signals = Signals::new().map_err(Error::Start)?;
+        // Before anyone is told that changes are noticed.
         let files = FileWatch::new(reloader.watched());
         info!("ready");
         ready(&addresses);
